@@ -1,0 +1,1 @@
+"""Stored responses and where they lie: bytes, not HTTP, not text."""
