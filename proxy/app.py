@@ -1,0 +1,166 @@
+"""Builds the parts of one worker, in order; nothing else does."""
+
+import os
+import socket
+from dataclasses import dataclass
+
+from cachestore.leases import Leases
+from cachestore.memory_store import MemoryStore
+from cachestore.redis_link import RedisLink
+from cachestore.redis_store import RedisStore, entry_prefix
+from config.settings import Settings
+from proxy.exchange import Message, Receive, Scope, Send
+from proxy.fetch import Fetcher
+from proxy.forward import Forwarder
+from proxy.handler import Handler, Limits
+from proxy.lookup.answers import StoredAnswer
+from proxy.lookup.ask import Reader
+from proxy.lookup.peers import Peers
+from proxy.lookup.routes import Routes
+from proxy.lookup.single_flight import Flights
+from proxy.lookup.tenants import Tenants
+from proxy.lookup.tiers import Tiers
+from proxy.metrics import Metrics
+from proxy.operations import Operations
+from proxy.replies import Replies
+from proxy.router import Router
+from proxy.upstreams import upstream as upstreams
+from proxy.wire.record import RecordPolicy
+
+_LEASE_S = 6.0
+"""Long enough that a leader whose event loop stalls keeps its lease; a dead one's is broken."""
+_FIRST_CONNECT_S = 0.5
+_HEAD_BYTES = 65536
+"""Room for an entry's head beside its content, when read back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """The parts of a worker that its life cycle needs, and the way in."""
+
+    router: Router
+    upstream: upstreams.Upstream
+    link: RedisLink
+    peers: Peers
+    flights: Flights
+
+    async def start(self) -> None:
+        """Open connections. A Redis or an upstream that is away does not hold it up."""
+        self.upstream.start()
+        self.peers.start()
+        await self.link.start(_FIRST_CONNECT_S)
+
+    async def stop(self) -> None:
+        """Let what is under way be stored, then close connections."""
+        for flight in self.flights:
+            await flight.settled_or_cancelled()
+        await self.peers.stop()
+        await self.link.close()
+        await self.upstream.stop()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Speak ASGI."""
+        if scope["type"] == "lifespan":
+            await self._live(receive, send)
+        elif scope["type"] == "http":
+            await self.router.answer(scope, receive, send)
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        message: Message = await receive()
+        if message["type"] == "lifespan.startup":
+            await self.start()
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+        await self.stop()
+        await send({"type": "lifespan.shutdown.complete"})
+
+
+def build(
+    settings: Settings, redis_url: str, tenancy_secret: bytes, admin_port: int | None
+) -> Worker:
+    """Return a worker that is ready to be started.
+
+    Args:
+        settings: What is in effect.
+        redis_url: The Redis to use.
+        tenancy_secret: Key of the tenants' HMAC.
+        admin_port: The port health and metrics are served on; None for the data listener's.
+    """
+    cache = settings.cache
+    metrics = Metrics()
+    memory = MemoryStore[StoredAnswer](cache.l1_bytes, on_evict=metrics.evicted)
+    prefix = entry_prefix(settings.redis.namespace)
+
+    owner = f"{socket.gethostname()[:32]}-{os.getpid()}-{os.urandom(6).hex()}".encode()
+    link = RedisLink(
+        redis_url,
+        deadline_s=settings.redis.deadline_ms / 1000,
+        ca_file=settings.redis.ca_file,
+        name=b"recollect",
+        invalidation_prefix=prefix,
+        on_invalidate=lambda names: tiers.invalidate(
+            None if names is None else [bytes.fromhex(n[len(prefix) :].decode()) for n in names]
+        ),
+        on_state=lambda is_up, _: metrics.redis_state(is_up),
+    )
+    redis = RedisStore(
+        link,
+        settings.redis.namespace,
+        settings.redis.compress_above_bytes,
+        cache.max_entry_bytes + _HEAD_BYTES,
+        on_corrupt=metrics.found_corrupt,
+    )
+    tiers = Tiers(memory, redis, metrics)
+    flights = Flights(cache.max_entry_bytes)
+    peers = Peers(link, settings.redis.namespace, owner, flights)
+    key = settings.upstream.api_key
+    upstream = upstreams.Upstream(
+        settings.upstream.base_url,
+        api_key=key.get_secret_value() if key is not None else None,
+        limits=upstreams.Limits(
+            connect_s=settings.upstream.connect_timeout_s,
+            first_byte_s=settings.upstream.first_byte_timeout_s,
+            idle_s=settings.upstream.idle_timeout_s,
+            connections=settings.upstream.max_connections,
+        ),
+        ca_file=settings.upstream.ca_file,
+    )
+    fetcher = Fetcher(
+        upstream=upstream,
+        tiers=tiers,
+        flights=flights,
+        leases=Leases(link, settings.redis.namespace, owner, _LEASE_S),
+        peers=peers,
+        metrics=metrics,
+        record_policy=RecordPolicy(
+            finish_reasons=frozenset(cache.store_finish_reasons),
+            store_refusals=cache.store_refusals,
+            max_bytes=cache.max_entry_bytes,
+        ),
+    )
+    names = {
+        digest: tenant for tenant, digests in settings.tenancy.names.items() for digest in digests
+    }
+    forwarder = Forwarder(upstream, metrics)
+    handler = Handler(
+        reader=Reader(Routes(settings), Tenants(tenancy_secret, names), cache.key_headers),
+        tiers=tiers,
+        flights=flights,
+        fetcher=fetcher,
+        forwarder=forwarder,
+        replies=Replies(tiers, metrics, cache.replay_interval_ms / 1000),
+        metrics=metrics,
+        limits=Limits(settings.limits.body_bytes, settings.limits.json_depth),
+    )
+    token = settings.admin.token
+    router = Router(
+        handler=handler,
+        forwarder=forwarder,
+        operations=Operations(
+            token.get_secret_value() if token is not None else None, lambda: link.is_up
+        ),
+        metrics=metrics,
+        admin_port=admin_port,
+        logs_requests=settings.log.requests,
+    )
+    return Worker(router, upstream, link, peers, flights)

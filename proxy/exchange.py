@@ -1,0 +1,223 @@
+"""One request and its answer on the wire: ASGI in, ASGI out, and the fields we add.
+
+The fields are the standards' own: `Cache-Status` (RFC 9211), `Age` (RFC 9111 §5.1), and
+`x-request-id`, kept where the client or the upstream set one.
+"""
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, MutableMapping
+from email.utils import formatdate
+from typing import Any, Final
+
+from proxy.errors import ErrorAnswer
+from proxy.metrics import Outcome
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Headers = list[tuple[bytes, bytes]]
+
+_REQUEST_ID_BYTES: Final = 16
+_MAX_REQUEST_ID_BYTES: Final = 128
+
+
+class BodyTooLarge(Exception):
+    """The request's content is over the limit."""
+
+
+class ClientGone(Exception):
+    """The client closed the connection before its request was complete."""
+
+
+class Exchange:
+    """One HTTP request and the sending of its answer.
+
+    Attributes:
+        headers: The request's header fields, names in lower case.
+        named: The same by name; of repeated fields, the last.
+        endpoint: The label that metrics and logs carry.
+        outcome: How it was answered, for metrics and logs.
+        status: The status code sent, 0 before that.
+        cache_status: What `Cache-Status` said.
+        began: When its handling began, on the performance counter.
+    """
+
+    __slots__ = (
+        "_receive",
+        "_send",
+        "began",
+        "cache_status",
+        "endpoint",
+        "headers",
+        "named",
+        "outcome",
+        "scope",
+        "status",
+    )
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send, endpoint: str) -> None:
+        self.scope = scope
+        self.headers: Headers = scope["headers"]
+        self.named = dict(self.headers)
+        self.endpoint = endpoint
+        self.outcome = Outcome.GONE
+        self.status = 0
+        self.cache_status = b""
+        self.began = time.perf_counter()
+        self._receive = receive
+        self._send = send
+
+    @property
+    def path(self) -> str:
+        """The path as the client sent it, percent-encoding and all."""
+        raw: bytes = self.scope["raw_path"]
+        return raw.decode("latin-1")
+
+    @property
+    def query(self) -> str:
+        """The raw query string."""
+        raw: bytes = self.scope["query_string"]
+        return raw.decode("latin-1")
+
+    @property
+    def request_id(self) -> bytes:
+        """The client's own request id, else a new one."""
+        given = self.named.get(b"x-request-id")
+        if given and len(given) <= _MAX_REQUEST_ID_BYTES:
+            return given
+        return os.urandom(_REQUEST_ID_BYTES).hex().encode()
+
+    # The request's content.
+
+    async def body(self, max_bytes: int) -> bytes:
+        """Return the whole content.
+
+        Raises:
+            BodyTooLarge: It is longer than `max_bytes`, said or seen.
+            ClientGone: The client left.
+        """
+        stated = self.named.get(b"content-length")
+        # The HTTP parser has refused a length that is no number.
+        if stated is not None and int(stated) > max_bytes:
+            raise BodyTooLarge
+        message = await self._receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        first: bytes = message["body"]
+        if not message.get("more_body", False):
+            if len(first) > max_bytes:
+                raise BodyTooLarge
+            return first
+        parts, total = [first], len(first)
+        async for piece in self.body_pieces():
+            parts.append(piece)
+            total += len(piece)
+            if total > max_bytes:
+                raise BodyTooLarge
+        return b"".join(parts)
+
+    async def body_pieces(self) -> AsyncIterator[bytes]:
+        """Yield the content as it comes.
+
+        Raises:
+            ClientGone: The client left.
+        """
+        while True:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                raise ClientGone
+            if message["body"]:
+                yield message["body"]
+            if not message.get("more_body", False):
+                return
+
+    async def gone(self) -> None:
+        """Return when the client has left. Only after its whole content was received."""
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+
+    # The answer.
+
+    async def begin(self, status: int, headers: Headers) -> None:
+        """Send the answer's head."""
+        self.status = status
+        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+
+    async def write(self, piece: bytes) -> None:
+        """Send some of the answer's content."""
+        await self._send({"type": "http.response.body", "body": piece, "more_body": True})
+
+    async def end(self, piece: bytes = b"") -> None:
+        """Send the last of the answer's content."""
+        await self._send({"type": "http.response.body", "body": piece})
+
+    async def refuse(self, error: ErrorAnswer, outcome: Outcome) -> None:
+        """Answer with an error of our own."""
+        self.outcome = outcome
+        content = error.content()
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", b"%d" % len(content)),
+            (b"date", http_date()),
+            (b"x-request-id", self.request_id),
+        ]
+        if self.cache_status:
+            headers += [(b"cache-status", self.cache_status), (b"age", b"0")]
+        await self.begin(error.status, headers)
+        await self.end(content)
+
+    def forwarded_headers(self, headers: Iterable[tuple[bytes, bytes]]) -> Headers:
+        """Return an upstream's fields with ours added."""
+        answer = list(headers)
+        names = {name for name, _ in answer}
+        answer.append((b"cache-status", self.cache_status))
+        if b"age" not in names:
+            answer.append((b"age", b"0"))
+        if b"x-request-id" not in names:
+            answer.append((b"x-request-id", self.request_id))
+        return answer
+
+
+class watching:
+    """Cancel the block when the client leaves; then raise ClientGone in its place."""
+
+    __slots__ = ("_exchange", "_is_gone", "_task", "_watch")
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+        self._is_gone = False
+
+    async def __aenter__(self) -> None:
+        self._task = asyncio.current_task()
+        self._watch = asyncio.get_running_loop().create_task(self._exchange.gone())
+        self._watch.add_done_callback(self._leave)
+
+    def _leave(self, watch: "asyncio.Task[None]") -> None:
+        if not watch.cancelled() and self._task is not None:
+            self._is_gone = True
+            self._task.cancel()
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._watch.remove_done_callback(self._leave)
+        self._watch.cancel()
+        if not self._is_gone or self._task is None or kind is not asyncio.CancelledError:
+            return
+        # Cancelled by others too (the server is ending): then that goes on.
+        if self._task.uncancel() == 0:
+            raise ClientGone
+
+
+_date_second = 0
+_date_text = b""
+
+
+def http_date() -> bytes:
+    """Return the current Date field, made once a second (RFC 9110 §6.6.1)."""
+    global _date_second, _date_text
+    second = int(time.time())
+    if second != _date_second:
+        _date_second, _date_text = second, formatdate(second, usegmt=True).encode()
+    return _date_text

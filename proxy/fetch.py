@@ -1,0 +1,359 @@
+"""A flight's own work: get the answer once, for all who watch, and store it.
+
+    lease ─ held elsewhere ─► follow that worker's flight
+      │ ours (or Redis is away)
+      └─► upstream ─► watchers, piece by piece ─► record ─► memory ─► Redis
+
+The task belongs to the flight, not to a request: it is cancelled when the last watcher leaves.
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from cachestore.errors import StoreError
+from cachestore.leases import Lease, Leases
+from proxy.embeddings_batch import briefly, inputs_of, split
+from proxy.lookup.answers import StoredAnswer
+from proxy.lookup.ask import Ask
+from proxy.lookup.keys import input_keys
+from proxy.lookup.peers import Followed, Peers
+from proxy.lookup.policy import DoNotStore, Reason, may_store
+from proxy.lookup.single_flight import Flight, Flights, Head, Landed
+from proxy.lookup.tiers import Tiers
+from proxy.metrics import Metrics
+from proxy.upstreams.upstream import (
+    Headers,
+    Upstream,
+    UpstreamCut,
+    UpstreamError,
+    UpstreamTimeout,
+)
+from proxy.wire.cache_control import UpstreamFreshness, upstream_freshness
+from proxy.wire.endpoint import Endpoint
+from proxy.wire.record import NotStorable, RecordPolicy, record
+
+_RENEW_SHARE: Final = 1 / 3
+_LEADERS_TRIED: Final = 2
+
+_WORTH_ANOTHER_TRY: Final = frozenset({408, 425, 429})
+"""Statuses below 500 that say nothing about the request itself."""
+
+# Replayed beside the content type. CORS fields belong to what a browser must see on every answer.
+_REPLAYED: Final = frozenset(
+    {b"content-type", b"content-language", b"vary", b"openai-version", b"openai-model"}
+    | {b"access-control-allow-origin", b"access-control-allow-credentials"}
+    | {b"access-control-expose-headers"}
+)
+# Where the upstream's caching fields are honoured, so are its other fields (RFC 9111 §3.1), but
+# for those that were about one request or one client.
+_NEVER_REPLAYED: Final = frozenset(
+    {b"set-cookie", b"set-cookie2", b"date", b"age", b"content-length", b"content-encoding"}
+    | {b"cache-status", b"retry-after", b"server-timing", b"www-authenticate", b"alt-svc"}
+    | {b"x-request-id", b"request-id", b"openai-organization", b"openai-project"}
+    | {b"openai-processing-ms", b"cf-ray", b"via", b"authentication-info", b"traceresponse"}
+)
+_NEVER_REPLAYED_PARTS: Final = (b"ratelimit", b"rate-limit", b"request-id", b"trace")
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What a flight is to fetch, as the request that started it asked.
+
+    Attributes:
+        ask: The request.
+        path: What follows `/v1`.
+        query: The raw query string.
+        headers: The request's header fields.
+        named: The same by name.
+    """
+
+    ask: Ask
+    path: str
+    query: str
+    headers: Headers
+    named: dict[bytes, bytes]
+
+
+class Fetcher:
+    """Fetches for flights."""
+
+    def __init__(
+        self,
+        *,
+        upstream: Upstream,
+        tiers: Tiers,
+        flights: Flights,
+        leases: Leases,
+        peers: Peers,
+        metrics: Metrics,
+        record_policy: RecordPolicy,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._upstream = upstream
+        self._tiers = tiers
+        self._flights = flights
+        self._leases = leases
+        self._peers = peers
+        self._metrics = metrics
+        self._record_policy = record_policy
+        self._clock = clock
+
+    async def fetch(self, flight: Flight, order: Order, is_shared: bool) -> None:
+        """Run `flight` to its landing. Never raises but for being cancelled.
+
+        Args:
+            flight: Whose content, head and landing to tell.
+            order: What to fetch.
+            is_shared: Whether other workers take part: a lease is held, or theirs followed.
+        """
+        lease: Lease | None = None
+        try:
+            if is_shared:
+                lease = await self._lead_or_follow(flight)
+                if flight.is_settled:
+                    return
+            if lease is None:
+                await self._from_upstream(flight, order, None)
+            else:
+                await self._under_lease(flight, order, lease)
+        except UpstreamError as error:
+            self._metrics.upstream_failed(_kind(error))
+            flight.fail(error)
+        except asyncio.CancelledError as error:
+            flight.fail(ConnectionError("all watchers left"))
+            raise error
+        except Exception as error:
+            # A defect of ours must not leave its watchers waiting.
+            flight.fail(error)
+            raise
+        finally:
+            self._flights.close(flight)
+            flight.file()
+
+    async def _lead_or_follow(self, flight: Flight) -> Lease | None:
+        """Return the lease if this worker is to fetch; else let the flight follow another's.
+
+        Without Redis there is nobody to agree with: the worker fetches, without a lease.
+        """
+        for _ in range(_LEADERS_TRIED):
+            try:
+                lease = await self._leases.acquire(flight.key)
+                if lease is not None:
+                    return await self._look_again(flight, lease)
+                holder = await self._leases.holder(flight.key)
+            except StoreError as error:
+                self._metrics.store_failed("lease", error)
+                return None
+            if holder is not None:
+                match await self._peers.follow(flight, holder.owner):
+                    case Followed.UNSTORABLE:
+                        if flight.is_whole:
+                            flight.land(Landed.UNSTORABLE)
+                        return None
+                    case Followed.SILENT:
+                        # Its worker is dead or cut off; who takes the lease away may try next.
+                        await self._release(holder)
+                    case Followed.STORED | Followed.FAILED:
+                        pass
+            if (answer := await self._tiers.fetch(flight.key)) and self._is_fresh(answer):
+                flight.is_collapsed = True
+                flight.land(answer)
+                return None
+            if flight.is_whole:
+                flight.land(Landed.UNSTORABLE)
+                return None
+        return None
+
+    async def _look_again(self, flight: Flight, lease: Lease) -> Lease | None:
+        # The flight before ours may have stored the response between our look-up and our
+        # turn. Without this, a hot key is fetched twice in a row.
+        answer = await self._tiers.fetch(flight.key)
+        if answer is None or not self._is_fresh(answer):
+            return lease
+        flight.is_collapsed = True
+        flight.land(answer)
+        await self._release(lease)
+        return None
+
+    def _is_fresh(self, answer: StoredAnswer) -> bool:
+        return answer.age_s(self._clock()) < answer.lifetime_s
+
+    async def _under_lease(self, flight: Flight, order: Order, lease: Lease) -> None:
+        renewing = asyncio.get_running_loop().create_task(self._renew(lease))
+        try:
+            await self._from_upstream(flight, order, lease)
+        finally:
+            renewing.cancel()
+            if not isinstance(flight.landed, StoredAnswer):
+                # Not awaited when cancelled: the command is on its way before anything else is.
+                await self._release(lease)
+
+    async def _renew(self, lease: Lease) -> None:
+        while True:
+            await asyncio.sleep(lease.ttl_s * _RENEW_SHARE)
+            try:
+                await self._leases.renew(lease)
+            except StoreError as error:
+                self._metrics.store_failed("lease", error)
+
+    async def _release(self, lease: Lease) -> None:
+        try:
+            await self._leases.release(lease)
+        except StoreError as error:
+            self._metrics.store_failed("lease", error)
+
+    async def _from_upstream(self, flight: Flight, order: Order, lease: Lease | None) -> None:
+        began = time.perf_counter()
+        answer = await self._upstream.send(
+            "POST", order.path, order.query, order.headers, order.ask.content
+        )
+        first_byte_s = time.perf_counter() - began
+        try:
+            fields = dict(answer.headers)
+            content_type = fields.get(b"content-type", b"")
+            is_stream = content_type.startswith(b"text/event-stream")
+            flight.begin(Head(answer.status, answer.headers, is_stream))
+            async for piece in answer.pieces():
+                await flight.append(piece)
+        finally:
+            answer.close()
+        whole_s = time.perf_counter() - began
+        self._metrics.upstream_answered(first_byte_s, whole_s)
+        flight.end()
+        if is_stream:
+            # The stream's last bytes go out before any work on storing them begins.
+            await asyncio.sleep(0)
+        stored = self._storable(flight, order, answer.status, answer.headers, whole_s)
+        if isinstance(stored, Reason):
+            self._not_stored(flight, stored)
+            return
+        parts = self._parts(stored, order)
+        for part in parts:
+            self._tiers.keep(part)
+        flight.land(stored)
+        await asyncio.sleep(0)
+        for part in parts:
+            # The last one ends the lease.
+            if await self._tiers.store(part, lease if part is parts[-1] else None):
+                self._metrics.stored()
+            else:
+                self._metrics.not_stored(Reason.FENCED)
+
+    @staticmethod
+    def _parts(stored: StoredAnswer, order: Order) -> list[StoredAnswer]:
+        """Return what is to be stored: the answer, or the answer to each input of a batch."""
+        ask = order.ask
+        if ask.request.endpoint is not Endpoint.EMBEDDINGS:
+            return [stored]
+        inputs = inputs_of(ask.request)
+        if len(inputs) == 1:
+            return [stored]
+        keys = input_keys(ask.request, ask.scope, inputs)
+        try:
+            return [*split(stored, inputs, keys), briefly(stored)]
+        except ValueError:
+            return [briefly(stored)]
+
+    def _storable(
+        self, flight: Flight, order: Order, status: int, headers: Headers, whole_s: float
+    ) -> StoredAnswer | Reason:
+        if flight.is_oversize:
+            return Reason.SIZE
+        ask, now = order.ask, self._clock()
+        freshness: UpstreamFreshness | None = None
+        if ask.route.rules.honours_upstream:
+            freshness = upstream_freshness(headers, now)
+        verdict = may_store(status, freshness, ask.ttl_s, ask.route.rules, random.random())
+        if isinstance(verdict, DoNotStore):
+            return verdict.reason
+        vary = vary_on(headers, order.named)
+        if vary is None:
+            return Reason.VARY
+        fields = dict(headers)
+        recording = record(
+            ask.request.endpoint,
+            fields.get(b"content-type", b""),
+            fields.get(b"content-encoding", b""),
+            flight.content(),
+            self._record_policy,
+        )
+        if isinstance(recording, NotStorable):
+            return Reason(recording.reason)
+        return StoredAnswer(
+            key=flight.key,
+            stored_at=now,
+            lifetime_s=verdict.lifetime_s,
+            keep_s=verdict.keep_s,
+            initial_age_s=verdict.initial_age_s,
+            endpoint=ask.request.endpoint,
+            recording=recording,
+            headers=replayed_headers(headers, freshness is not None),
+            vary=vary,
+            upstream_s=whole_s,
+        )
+
+    def _not_stored(self, flight: Flight, reason: Reason) -> None:
+        self._metrics.not_stored(reason)
+        flight.reason = reason
+        status = flight.head.status if flight.head is not None else 0
+        may_pass = status >= 500 or status in _WORTH_ANOTHER_TRY
+        flight.land(Landed.FAILED if may_pass else Landed.UNSTORABLE)
+
+
+def replayed_headers(headers: Headers, honours_upstream: bool) -> tuple[tuple[bytes, bytes], ...]:
+    """Return the fields of an answer that its replays carry.
+
+    Args:
+        headers: All its end-to-end fields.
+        honours_upstream: Whether the upstream's own caching rules hold (RFC 9111 §3.1).
+    """
+    if not honours_upstream:
+        return tuple(field for field in headers if field[0] in _REPLAYED)
+    return tuple(
+        (name, value)
+        for name, value in headers
+        if name not in _NEVER_REPLAYED and not any(p in name for p in _NEVER_REPLAYED_PARTS)
+    )
+
+
+def vary_on(
+    headers: Headers, request: dict[bytes, bytes]
+) -> tuple[tuple[str, str | None], ...] | None:
+    """Return the request's fields that `headers` says the answer depends on (RFC 9111 §4.1).
+
+    None for `*`: it depends on what no request shows. Left out are content codings, which are
+    undone before storing, and credentials, which are in the key.
+    """
+    names = {
+        name.strip().lower()
+        for field, value in headers
+        if field == b"vary"
+        for name in value.split(b",")
+    }
+    if b"*" in names:
+        return None
+    names -= {b"", b"accept-encoding", b"authorization", b"x-api-key", b"api-key"}
+    return tuple(
+        (name.decode("latin-1"), value.decode("latin-1") if value is not None else None)
+        for name in sorted(names)
+        for value in (request.get(name),)
+    )
+
+
+def matches_vary(answer: StoredAnswer, request: dict[bytes, bytes]) -> bool:
+    """Return whether `request` has the fields that `answer` was given for."""
+    for name, wanted in answer.vary:
+        value = request.get(name.encode("latin-1"))
+        if (value.decode("latin-1") if value is not None else None) != wanted:
+            return False
+    return True
+
+
+def _kind(error: UpstreamError) -> str:
+    if isinstance(error, UpstreamTimeout):
+        return "timeout"
+    return "cut" if isinstance(error, UpstreamCut) else "unreachable"

@@ -1,0 +1,102 @@
+"""What goes through unchanged: requests the cache has no part in, and failures to get an answer."""
+
+from collections.abc import AsyncIterator
+
+from proxy.errors import ErrorAnswer
+from proxy.exchange import ClientGone, Exchange
+from proxy.metrics import Metrics, Outcome
+from proxy.upstreams.upstream import (
+    UnsendableHeader,
+    Upstream,
+    UpstreamError,
+    UpstreamTimeout,
+)
+
+
+def failure(cause: Exception) -> ErrorAnswer:
+    """Return the answer for a request whose upstream gave none."""
+    match cause:
+        case UnsendableHeader():
+            return ErrorAnswer(400, f"{cause}.", "invalid_header")
+        case UpstreamTimeout():
+            return ErrorAnswer(504, "The upstream did not answer in time.", "upstream_timeout")
+        case UpstreamError():
+            return ErrorAnswer(502, "The upstream could not be reached.", "upstream_unreachable")
+        case _:
+            return ErrorAnswer(502, "The upstream's answer was lost.", "upstream_lost")
+
+
+class Forwarder:
+    """Passes requests to the upstream and its answers back, as they come."""
+
+    def __init__(self, upstream: Upstream, metrics: Metrics) -> None:
+        self._upstream = upstream
+        self._metrics = metrics
+
+    async def pass_through(self, exchange: Exchange) -> None:
+        """Pass a request of any method whose content may be of any size.
+
+        Raises:
+            ClientGone: The client left first.
+        """
+        content: AsyncIterator[bytes] | None = exchange.body_pieces()
+        named = exchange.named
+        if b"content-length" not in named and b"transfer-encoding" not in named:
+            content = None
+        await self.forward(exchange, content, Outcome.PASSED)
+
+    async def forward(
+        self,
+        exchange: Exchange,
+        content: bytes | AsyncIterator[bytes] | None,
+        outcome: Outcome,
+    ) -> None:
+        """Send `content` upstream and the answer back.
+
+        Raises:
+            ClientGone: The client left first.
+        """
+        try:
+            answer = await self._upstream.send(
+                exchange.scope["method"],
+                exchange.path.removeprefix("/v1"),
+                exchange.query,
+                exchange.headers,
+                content,
+            )
+        except (UpstreamError, UnsendableHeader) as error:
+            if isinstance(error.__cause__, ClientGone):
+                raise ClientGone from error
+            await exchange.refuse(failure(error), Outcome.UPSTREAM_ERROR)
+            return
+        exchange.outcome = outcome
+        try:
+            headers = answer.headers
+            if exchange.cache_status:
+                headers = exchange.forwarded_headers(headers)
+            await exchange.begin(answer.status, headers)
+            async for piece in answer.pieces():
+                await exchange.write(piece)
+        except UpstreamError as error:
+            exchange.outcome = Outcome.UPSTREAM_ERROR
+            is_stream = (
+                dict(answer.headers).get(b"content-type", b"").startswith(b"text/event-stream")
+            )
+            await self.cut(exchange, is_stream, error)
+            return
+        finally:
+            answer.close()
+        await exchange.end()
+
+    async def cut(self, exchange: Exchange, is_stream: bool, cause: Exception) -> None:
+        """Let the client see that the answer broke off, without inventing an ending.
+
+        A stream gets an error event; then, in any case, the connection is closed without the
+        end of the content, as the upstream's was: the server does that to an answer left open.
+        """
+        if is_stream:
+            message = "The upstream's answer broke off."
+            if isinstance(cause, UpstreamTimeout):
+                message = "The upstream stopped sending."
+            error = ErrorAnswer(502, message, "upstream_cut")
+            await exchange.write(b"\n\ndata: " + error.content() + b"\n\n")

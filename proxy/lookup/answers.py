@@ -1,0 +1,137 @@
+"""A stored response as the proxy knows it: what the model said, ready to be said again.
+
+`cachestore` keeps bytes; this module gives them their meaning. A `StoredAnswer` holds the
+recording in the form in which it came and, once it was asked for, ready to send in each other
+form; all of it counts towards its size in memory.
+"""
+
+from dataclasses import dataclass, field
+from typing import Final
+
+import orjson
+
+from cachestore.entry import StoredResponse
+from proxy.wire.endpoint import Endpoint, Form
+from proxy.wire.record import Recording
+from proxy.wire.replay import render
+
+_OVERHEAD_BYTES: Final = 800
+"""What an entry costs in memory beside its content, measured over 100,000 small entries."""
+
+
+@dataclass(slots=True)
+class StoredAnswer:
+    """One stored response, ready for replay.
+
+    Attributes:
+        key: The exact key.
+        stored_at: When it was stored, in Unix seconds.
+        lifetime_s: Freshness lifetime in seconds.
+        keep_s: Seconds past its lifetime for which it may be served stale.
+        initial_age_s: Its age when it was stored, in seconds.
+        endpoint: Whose answer it is.
+        recording: What the model said.
+        headers: Header fields of the upstream that are replayed.
+        vary: The request's fields, and their values, that must be equal (RFC 9111 §4.1).
+        upstream_s: What it took the upstream, in seconds.
+        templates: Forms that were rendered; see `template()`.
+    """
+
+    key: bytes
+    stored_at: float
+    lifetime_s: float
+    keep_s: float
+    initial_age_s: float
+    endpoint: Endpoint
+    recording: Recording
+    headers: tuple[tuple[bytes, bytes], ...]
+    vary: tuple[tuple[str, str | None], ...]
+    upstream_s: float
+    templates: dict[tuple[Form, bool], bytes | None] = field(default_factory=dict)
+
+    def age_s(self, now: float) -> float:
+        """Return its age at `now`, in seconds (RFC 9111 §4.2.3)."""
+        return max(0.0, now - self.stored_at) + self.initial_age_s
+
+    def is_kept(self, now: float) -> bool:
+        """Return whether it may still be used at `now`, fresh or stale."""
+        return self.age_s(now) < self.lifetime_s + self.keep_s
+
+    @property
+    def size_bytes(self) -> int:
+        """What it takes in memory, templates included."""
+        recording = self.recording
+        templates = sum(
+            len(template)
+            for template in self.templates.values()
+            if template is not None and template is not recording.body
+        )
+        return len(recording.body) + len(recording.usage) + templates + _OVERHEAD_BYTES
+
+    def template(self, form: Form, include_usage: bool) -> tuple[bytes | None, bool]:
+        """Return it ready to send in `form`, and whether it has just grown by that.
+
+        None where it cannot be sent so: a stream with its usage, and the usage is not known.
+        """
+        wanted = (form, include_usage)
+        if wanted in self.templates:
+            return self.templates[wanted], False
+        template = render(self.recording, self.endpoint, form, include_usage)
+        self.templates[wanted] = template
+        return template, True
+
+    def stored_response(self) -> StoredResponse:
+        """Return it as bytes for a store."""
+        recording = self.recording
+        head = {
+            "endpoint": self.endpoint.value,
+            "form": recording.form.value,
+            "usage_bytes": len(recording.usage),
+            "prompt_tokens": recording.prompt_tokens,
+            "completion_tokens": recording.completion_tokens,
+            "headers": [[name.decode("latin-1"), v.decode("latin-1")] for name, v in self.headers],
+            "vary": self.vary,
+            "upstream_s": self.upstream_s,
+        }
+        return StoredResponse(
+            key=self.key,
+            stored_at=self.stored_at,
+            lifetime_s=self.lifetime_s,
+            keep_s=self.keep_s,
+            head=orjson.dumps(head),
+            body=recording.body + recording.usage,
+            initial_age_s=self.initial_age_s,
+        )
+
+
+def read_stored(stored: StoredResponse) -> StoredAnswer:
+    """Return the answer in `stored`.
+
+    Raises:
+        ValueError: It was written by something else; what its checksum does not show.
+    """
+    try:
+        head = orjson.loads(stored.head)
+        recording_bytes = len(stored.body) - head["usage_bytes"]
+        return StoredAnswer(
+            key=stored.key,
+            stored_at=stored.stored_at,
+            lifetime_s=stored.lifetime_s,
+            keep_s=stored.keep_s,
+            initial_age_s=stored.initial_age_s,
+            endpoint=Endpoint(head["endpoint"]),
+            recording=Recording(
+                form=Form(head["form"]),
+                body=stored.body[:recording_bytes],
+                usage=stored.body[recording_bytes:],
+                prompt_tokens=head["prompt_tokens"],
+                completion_tokens=head["completion_tokens"],
+            ),
+            headers=tuple(
+                (name.encode("latin-1"), v.encode("latin-1")) for name, v in head["headers"]
+            ),
+            vary=tuple((name, value) for name, value in head["vary"]),
+            upstream_s=head["upstream_s"],
+        )
+    except (KeyError, TypeError, orjson.JSONDecodeError) as error:
+        raise ValueError("not a stored answer of this version") from error

@@ -1,0 +1,124 @@
+"""What one request asks of the cache: its key, its wishes, and the rules that hold for it."""
+
+import json
+from dataclasses import dataclass, replace
+from typing import Any
+
+from proxy.lookup.keys import KeyScope
+from proxy.lookup.routes import Route, Routes
+from proxy.lookup.tenants import Tenants
+from proxy.wire.cache_control import RequestDirectives, request_directives
+from proxy.wire.request import BadRequest, CacheableRequest
+
+KEYED_HEADERS = (b"openai-organization", b"openai-project", b"openai-beta")
+"""Request headers that change what an upstream answers, or on whose account."""
+
+_NO_DIRECTIVES = RequestDirectives()
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One readable request and all that decides about it, but for the clock.
+
+    Attributes:
+        request: What was sent.
+        directives: What it asked of caches.
+        ttl_s: The lifetime it asked for.
+        route: The operator's rules for its model.
+        scope: What counts in its key beside the body.
+        content: What goes upstream.
+    """
+
+    request: CacheableRequest
+    directives: RequestDirectives
+    ttl_s: float | None
+    route: Route
+    scope: KeyScope
+    content: bytes
+
+
+class Reader:
+    """Makes an `Ask` of a request."""
+
+    def __init__(self, routes: Routes, tenants: Tenants, key_headers: tuple[str, ...]) -> None:
+        self._routes = routes
+        self._tenants = tenants
+        self._keyed = KEYED_HEADERS + tuple(name.lower().encode() for name in key_headers)
+
+    def read(
+        self,
+        request: CacheableRequest,
+        raw: bytes,
+        headers: list[tuple[bytes, bytes]],
+        named: dict[bytes, bytes],
+        query: str,
+    ) -> Ask:
+        """Return what `request` asks.
+
+        Raises:
+            BadRequest: Its `cache` field is not understood.
+        """
+        route = self._routes.of(request.model)
+        directives = _NO_DIRECTIVES
+        if b"cache-control" in named or b"pragma" in named:
+            directives = request_directives(headers)
+        scope = KeyScope(
+            tenant="shared" if route.is_shared else self._tenants.of(named),
+            revision=route.revision,
+            headers=tuple(
+                value.decode("latin-1") if (value := named.get(name)) is not None else None
+                for name in self._keyed
+            ),
+            query=query,
+            ignored=route.ignored,
+            fold_defaults=route.fold_defaults,
+        )
+        ask = Ask(request, directives, None, route, scope, raw)
+        if "cache" in request.body:
+            return _with_cache_field(ask)
+        return ask
+
+
+def _with_cache_field(ask: Ask) -> Ask:
+    """Understand LiteLLM's `cache` field, and take it off what goes upstream."""
+    wishes: dict[str, Any] = ask.request.body["cache"] or {}
+    for name in ("no-cache", "no-store"):
+        if type(wishes.get(name, False)) is not bool:
+            raise BadRequest(f"'cache.{name}' must be a boolean.", f"cache.{name}")
+    ttl_s = _seconds(wishes, "ttl")
+    max_age_s = _seconds(wishes, "s-maxage")
+    namespace = wishes.get("namespace")
+    if namespace is not None and type(namespace) is not str:
+        raise BadRequest("'cache.namespace' must be a string.", "cache.namespace")
+    given = ask.directives
+    # Read anew with the standard library: it keeps numbers of any size as they were sent.
+    content = {name: value for name, value in json.loads(ask.content).items() if name != "cache"}
+    return replace(
+        ask,
+        directives=replace(
+            given,
+            no_store=given.no_store or wishes.get("no-store", False),
+            no_cache=given.no_cache or wishes.get("no-cache", False),
+            max_age_s=_smaller(given.max_age_s, max_age_s),
+        ),
+        ttl_s=ttl_s,
+        scope=replace(ask.scope, headers=(*ask.scope.headers, namespace)),
+        content=json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode(),
+    )
+
+
+def _seconds(wishes: dict[str, Any], name: str) -> float | None:
+    value = wishes.get(name)
+    if value is None:
+        return None
+    if type(value) not in (int, float) or value < 0:
+        raise BadRequest(
+            f"'cache.{name}' must be a number of seconds, at least 0.", f"cache.{name}"
+        )
+    return float(value)
+
+
+def _smaller(one: float | None, other: float | None) -> float | None:
+    if one is None or other is None:
+        return other if one is None else one
+    return min(one, other)

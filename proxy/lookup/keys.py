@@ -1,0 +1,245 @@
+"""The exact key: what two requests must have in common to share one stored response.
+
+The key covers the whole request but a deny-list: fields nobody here has heard of count, because
+every hand-kept list of fields that count has at some time forgotten one. Each entry of the
+deny-list has its reason beside it.
+
+Texts are compared after normalisation that keeps their meaning (Unicode NFC, line ends, outer
+white space), and only where a person or a program talks to the model: system, developer and user
+texts. Prompts to complete, assistant texts and everything else count to the letter: there, a
+trailing space changes the tokens.
+
+Pure: the same request gives the same key on every machine.
+"""
+
+import hashlib
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import orjson
+
+from proxy.wire.endpoint import Endpoint
+from proxy.wire.request import CacheableRequest, JsonObject
+
+FORMAT: Final = "recollect-key-1"
+"""Part of every key: whoever changes the canonical form changes this, and all keys with it."""
+
+_NOT_IN_KEY: Final[Mapping[str, str]] = {
+    "stream": "how the answer is sent, not what it says: one stored response replays both ways",
+    "stream_options": "likewise; options that change the events bypass the cache",
+    "cache": "addressed to the cache (LiteLLM's field), never sent upstream",
+    "user": "who asks, for the provider's abuse detection; tenants are told apart by credential",
+    "safety_identifier": "the successor of user",
+    "metadata": "labels for the provider's own records",
+    "store": "whether the provider keeps a copy",
+    "service_tier": "how fast it is answered and at what price",
+    "prompt_cache_key": "a hint to the provider's own prompt cache",
+    "prompt_cache_retention": "likewise",
+    "priority": "vLLM: the place in its queue",
+    "request_id": "vLLM: a name for its log",
+}
+
+# The Responses API sends these back inside the response object: an answer kept for another
+# client would show that client's labels.
+_ECHOED_BY_RESPONSES: Final = frozenset(
+    {"user", "safety_identifier", "metadata", "store", "service_tier", "prompt_cache_key"}
+    | {"prompt_cache_retention"}
+)
+
+_SAMPLING_DEFAULTS: Final[Mapping[str, object]] = {"temperature": 1, "top_p": 1}
+_DEFAULTS: Final[Mapping[Endpoint, Mapping[str, object]]] = {
+    Endpoint.CHAT: {
+        **_SAMPLING_DEFAULTS,
+        "n": 1,
+        "presence_penalty": 0,
+        "frequency_penalty": 0,
+        "logprobs": False,
+        "logit_bias": {},
+        "tools": [],
+        "response_format": {"type": "text"},
+        "modalities": ["text"],
+    },
+    Endpoint.COMPLETIONS: {
+        **_SAMPLING_DEFAULTS,
+        "n": 1,
+        "best_of": 1,
+        "presence_penalty": 0,
+        "frequency_penalty": 0,
+        "echo": False,
+        "suffix": "",
+        "logit_bias": {},
+    },
+    Endpoint.EMBEDDINGS: {"encoding_format": "float"},
+    Endpoint.RESPONSES: {**_SAMPLING_DEFAULTS, "tools": [], "background": False},
+}
+# For these, null says the same as leaving the field out (OpenAI's API reference).
+_NULLABLE: Final = frozenset(
+    {"stop", "seed", "max_tokens", "max_completion_tokens", "max_output_tokens", "response_format"}
+    | {"tools", "tool_choice", "functions", "function_call", "top_logprobs", "suffix"}
+    | {"instructions", "previous_response_id", "conversation", "dimensions", "reasoning_effort"}
+    | {"logit_bias", "modalities", "audio", "prediction", "web_search_options", "verbosity"}
+)
+_NORMALISED_ROLES: Final = frozenset({"system", "developer", "user"})
+_TEXT_PARTS: Final = frozenset({"text", "input_text"})
+_EXACT_DOUBLES: Final = 2**53
+_INTEGER_LIMIT: Final = 2**63
+
+
+class Unkeyable(Exception):
+    """A number in the request is outside the range in which parsers agree (RFC 8259 §6)."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeyScope:
+    """What counts beside the body.
+
+    Attributes:
+        tenant: Whose request it is, from the credential.
+        revision: What stands behind the route: model, adapter, template revision.
+        headers: Values of the request headers that count, in a fixed order.
+        query: The raw query string.
+        ignored: Further top-level fields left out, by configuration.
+        fold_defaults: Whether a parameter at its documented default equals an absent one.
+    """
+
+    tenant: str
+    revision: str
+    headers: tuple[str | None, ...]
+    query: str
+    ignored: frozenset[str] = frozenset()
+    fold_defaults: bool = True
+
+
+def exact_key(request: CacheableRequest, scope: KeyScope) -> bytes:
+    """Return the request's key, 32 bytes.
+
+    Raises:
+        Unkeyable: Two different numbers could have been read as one.
+    """
+    return _digest(request.endpoint, scope, canonical_body(request, scope))
+
+
+def input_keys(request: CacheableRequest, scope: KeyScope, inputs: Sequence[object]) -> list[bytes]:
+    """Return the key of each input of an embeddings request, as if each had been sent alone.
+
+    Raises:
+        Unkeyable: Two different numbers could have been read as one.
+    """
+    body = canonical_body(request, scope)
+    keys = []
+    for item in inputs:
+        body["input"] = [item]
+        keys.append(_digest(request.endpoint, scope, body))
+    return keys
+
+
+def canonical_body(request: CacheableRequest, scope: KeyScope) -> JsonObject:
+    """Return the part of the body that counts, in the form in which it counts.
+
+    Raises:
+        Unkeyable: Two different numbers could have been read as one.
+    """
+    endpoint = request.endpoint
+    defaults = _DEFAULTS[endpoint] if scope.fold_defaults else {}
+    kept: JsonObject = {}
+    for name, value in request.body.items():
+        if name in scope.ignored:
+            continue
+        if name in _NOT_IN_KEY and not (
+            endpoint is Endpoint.RESPONSES and name in _ECHOED_BY_RESPONSES
+        ):
+            continue
+        if value is None and (name in _NULLABLE or name in defaults):
+            continue
+        plain = _plain_numbers(value)
+        if name in defaults and _is_default(plain, defaults[name]):
+            continue
+        kept[name] = plain
+    if endpoint is Endpoint.CHAT and "messages" in kept:
+        kept["messages"] = [_normal_message(message) for message in kept["messages"]]
+    elif endpoint is Endpoint.RESPONSES:
+        _normalise_responses(kept)
+    return kept
+
+
+def _digest(endpoint: Endpoint, scope: KeyScope, body: JsonObject) -> bytes:
+    # A list, so that no part can run into the next one.
+    parts = [
+        FORMAT,
+        scope.tenant,
+        endpoint.value,
+        scope.revision,
+        scope.headers,
+        scope.query,
+        body,
+    ]
+    return hashlib.sha256(orjson.dumps(parts, option=orjson.OPT_SORT_KEYS)).digest()
+
+
+def _is_default(value: object, default: object) -> bool:
+    # Python says True == 1 and False == 0; JSON does not.
+    return type(value) is type(default) and value == default
+
+
+def _plain_numbers(value: Any) -> Any:
+    """Give equal numbers one form: `0`, `0.0` and `-0.0` are the same number (RFC 8259 §6)."""
+    kind = type(value)
+    if kind is str:
+        return value
+    if kind is float:
+        if abs(value) >= _INTEGER_LIMIT:
+            # The parser reads integers past 64 bits as doubles, and so makes neighbours equal.
+            raise Unkeyable
+        if abs(value) < _EXACT_DOUBLES and value == int(value):
+            return int(value)
+        return value
+    if kind is dict:
+        return {name: _plain_numbers(item) for name, item in value.items()}
+    if kind is list:
+        return [_plain_numbers(item) for item in value]
+    return value
+
+
+def normal_text(text: str) -> str:
+    """Return `text` in NFC, with line feeds as line ends and without outer white space."""
+    if not text.isascii():
+        text = unicodedata.normalize("NFC", text)
+    if "\r" in text:
+        text = text.replace("\r\n", "\n").replace("\r", "\n")
+    return text.strip()
+
+
+def _normal_message(message: JsonObject) -> JsonObject:
+    role = message.get("role")
+    if type(role) is not str or role not in _NORMALISED_ROLES:
+        return message
+    content = message.get("content")
+    if type(content) is str:
+        return {**message, "content": normal_text(content)}
+    if type(content) is list:
+        return {**message, "content": _normal_parts(content)}
+    return message
+
+
+def _normal_parts(parts: Iterable[Any]) -> list[Any]:
+    return [
+        {**part, "text": normal_text(part["text"])}
+        if type(part) is dict
+        and type(part.get("text")) is str
+        and type(part.get("type")) is str
+        and part["type"] in _TEXT_PARTS
+        else part
+        for part in parts
+    ]
+
+
+def _normalise_responses(body: JsonObject) -> None:
+    given = body.get("input")
+    if type(given) is str:
+        body["input"] = normal_text(given)
+    elif type(given) is list:
+        body["input"] = [_normal_message(item) if type(item) is dict else item for item in given]
+    if type(body.get("instructions")) is str:
+        body["instructions"] = normal_text(body["instructions"])

@@ -1,0 +1,88 @@
+"""Which rules hold for which model."""
+
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Final
+
+from cachetools import LRUCache
+
+from config.settings import RouteSettings, Settings
+from proxy.lookup.policy import RouteRules
+
+_REMEMBERED_MODELS: Final = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """What an operator decided for some models.
+
+    Attributes:
+        rules: For the decisions.
+        revision: Stands in the key: what is behind the route now.
+        is_shared: Whether all tenants share its stored responses.
+        ignored: Top-level fields left out of the key.
+        fold_defaults: Whether parameters at their default equal absent ones.
+    """
+
+    rules: RouteRules
+    revision: str
+    is_shared: bool
+    ignored: frozenset[str]
+    fold_defaults: bool
+
+
+class Routes:
+    """Finds a model's route: the first that names it, else the default."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._default = _route(settings, None)
+        self._named = [(route.models, _route(settings, route)) for route in settings.routes]
+        self._remembered: LRUCache[str, Route] = LRUCache(_REMEMBERED_MODELS)
+
+    def of(self, model: str) -> Route:
+        """Return the route of `model`."""
+        if not self._named:
+            return self._default
+        route = self._remembered.get(model)
+        if route is None:
+            route = self._remembered[model] = self._find(model)
+        return route
+
+    def _find(self, model: str) -> Route:
+        for patterns, route in self._named:
+            if any(fnmatchcase(model, pattern) for pattern in patterns):
+                return route
+        return self._default
+
+
+def _route(settings: Settings, route: RouteSettings | None) -> Route:
+    cache = settings.cache
+    ttl_s = cache.ttl_s if route is None or route.ttl_s is None else route.ttl_s
+    fold = (
+        cache.fold_defaults
+        if route is None or route.fold_defaults is None
+        else (route.fold_defaults)
+    )
+    ignored = frozenset(cache.ignore_fields)
+    revision = settings.upstream.revision
+    if route is not None:
+        ignored |= frozenset(route.ignore_fields)
+        revision = route.revision or revision
+    return Route(
+        rules=RouteRules(
+            cache=route is None or route.cache,
+            ttl_s=ttl_s,
+            max_ttl_s=cache.max_ttl_s,
+            jitter=cache.jitter,
+            max_stale_s=cache.max_stale_s,
+            stale_if_error_s=cache.stale_if_error_s,
+            stale_while_revalidate_s=cache.stale_while_revalidate_s,
+            honours_upstream=cache.upstream_cache_control == "honour",
+            stores_responses=settings.upstream.stores_responses,
+            side_effect_tools=cache.side_effect_tools,
+        ),
+        revision=revision,
+        is_shared=route is not None and route.shared,
+        ignored=ignored,
+        fold_defaults=fold,
+    )

@@ -1,0 +1,283 @@
+"""Single flight: one upstream call for all requests with one key.
+
+A flight owns the fetching task, collects what comes, and lets any number of requests watch. The
+first request that asks starts it; it has no other privilege: when its client leaves, the flight
+goes on for the others, and ends when the last of them has left.
+
+Memory is bounded. A flight whose content outgrows `max_bytes` takes no more watchers, drops what
+all of them have read, and waits for the slowest.
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from proxy.lookup.answers import StoredAnswer
+
+Headers = list[tuple[bytes, bytes]]
+
+
+class Landed(Enum):
+    """How a flight without a stored response ended."""
+
+    FAILED = "failed"
+    """The upstream could not answer: worth one more try by one other request."""
+    UNSTORABLE = "unstorable"
+    """It answered, but only for the one who asked: everyone else must ask for themselves."""
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The beginning of an answer: status, end-to-end header fields, and whether it streams."""
+
+    status: int
+    headers: Headers
+    is_stream: bool
+
+
+class FlightFailed(Exception):
+    """The flight broke off; `cause` says why."""
+
+    def __init__(self, cause: Exception) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
+
+
+class Flight:
+    """One answer on its way, and those who watch it.
+
+    Attributes:
+        key: The exact key.
+        form: What must be equal for two requests to share the bytes as they come (streamed or
+            not, usage asked for, content codings accepted). Requests of another form wait for
+            the stored response.
+        head: Status and header fields, once they are here.
+        is_whole: The content ended as it should.
+        error: Why it broke off.
+        landed: The stored response, or why there is none; None while under way.
+        reason: Why it is not stored, once that is known.
+        is_filed: Whether nothing more will be written to a store.
+        is_collapsed: The answer comes from another worker's flight.
+        is_deserted: All watchers have left before its end; it is being cancelled.
+    """
+
+    def __init__(self, key: bytes, form: object, max_bytes: int) -> None:
+        self.key = key
+        self.form = form
+        self.head: Head | None = None
+        self.is_whole = False
+        self.error: Exception | None = None
+        self.landed: StoredAnswer | Landed | None = None
+        self.reason: str | None = None
+        self.is_filed = False
+        self.is_collapsed = False
+        self.is_deserted = False
+        self._max_bytes = max_bytes
+        self._pieces: list[bytes] = []
+        self._first = 0
+        self._held_bytes = 0
+        self._total_bytes = 0
+        self._watchers: set[Watcher] = set()
+        self._sleepers: list[asyncio.Future[None]] = []
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def is_oversize(self) -> bool:
+        """Whether the content has outgrown what may be stored."""
+        return self._total_bytes > self._max_bytes
+
+    @property
+    def is_over(self) -> bool:
+        """Whether no more content will come."""
+        return self.is_whole or self.error is not None
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether it is known what became of it."""
+        return self.landed is not None
+
+    def content(self) -> bytes:
+        """Return the whole content. Only for a flight that is whole and not oversize."""
+        return self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+
+    # What the fetching task tells.
+
+    def begin(self, head: Head) -> None:
+        """Announce the head."""
+        self.head = head
+        self._wake()
+
+    async def append(self, piece: bytes) -> None:
+        """Add content; past the size limit, wait until the slowest watcher has made room."""
+        self._pieces.append(piece)
+        self._held_bytes += len(piece)
+        self._total_bytes += len(piece)
+        self._wake()
+        if self.is_oversize:
+            while self._trim() > self._max_bytes:
+                await self._sleep()
+
+    def end(self) -> None:
+        """Announce that the content is whole."""
+        self.is_whole = True
+        self._wake()
+
+    def land(self, landed: StoredAnswer | Landed) -> None:
+        """Announce what became of it. The last word: nothing changes after it."""
+        if self.landed is None:
+            self.landed = landed
+            self._wake()
+
+    def file(self) -> None:
+        """Announce that other workers find in the store what there is to find."""
+        self.is_filed = True
+        self._wake()
+
+    def fail(self, error: Exception) -> None:
+        """Announce that it broke off."""
+        if not self.is_over:
+            self.error = error
+        self.land(Landed.FAILED)
+        self._wake()
+
+    # What watchers do.
+
+    def watch(self) -> "Watcher":
+        """Join from the beginning. The watcher must `leave()` in the end."""
+        watcher = Watcher(self)
+        self._watchers.add(watcher)
+        return watcher
+
+    def forsake(self, watcher: "Watcher") -> None:
+        """Take a watcher off; without any, the fetching task is cancelled."""
+        self._watchers.discard(watcher)
+        self._wake()
+        if not self._watchers and not self.is_over and self._task is not None:
+            self.is_deserted = True
+            self._task.cancel()
+
+    def piece_at(self, index: int) -> bytes | None:
+        """Return all that has come from piece `index` on, or None if that is nothing."""
+        start = index - self._first
+        if start >= len(self._pieces):
+            return None
+        if start == len(self._pieces) - 1:
+            return self._pieces[start]
+        return b"".join(self._pieces[start:])
+
+    @property
+    def next_index(self) -> int:
+        """The index that the next piece will have."""
+        return self._first + len(self._pieces)
+
+    async def until(self, is_so: Callable[["Flight"], bool]) -> None:
+        """Wait until `is_so` holds."""
+        while not is_so(self):
+            await self._sleep()
+
+    def run(self, fetching: Coroutine[Any, Any, None]) -> None:
+        """Start the fetching task, owned by the flight."""
+        self._task = asyncio.get_running_loop().create_task(fetching)
+
+    async def settled_or_cancelled(self) -> None:
+        """Wait for the end of a fetching task that only has to store; cancel any other."""
+        if self._task is None:
+            return
+        if not self.is_over:
+            self._task.cancel()
+        await asyncio.wait([self._task])
+
+    async def _sleep(self) -> None:
+        sleeper = asyncio.get_running_loop().create_future()
+        self._sleepers.append(sleeper)
+        await sleeper
+
+    def _wake(self) -> None:
+        sleepers, self._sleepers = self._sleepers, []
+        for sleeper in sleepers:
+            if not sleeper.done():
+                sleeper.set_result(None)
+
+    def _trim(self) -> int:
+        """Drop what every watcher has read; return the bytes still held."""
+        read_by_all = min((w.index for w in self._watchers), default=self.next_index)
+        dropped = read_by_all - self._first
+        if dropped > 0:
+            self._held_bytes -= sum(map(len, self._pieces[:dropped]))
+            del self._pieces[:dropped]
+            self._first = read_by_all
+        return self._held_bytes
+
+
+class Watcher:
+    """One reader of a flight.
+
+    Attributes:
+        index: The next piece to read.
+    """
+
+    __slots__ = ("flight", "index")
+
+    def __init__(self, flight: Flight) -> None:
+        self.flight = flight
+        self.index = 0
+
+    async def next(self) -> bytes | None:
+        """Return what has come since the last call, waiting for it; None at the content's end.
+
+        Raises:
+            FlightFailed: The flight broke off.
+        """
+        flight = self.flight
+        while True:
+            piece = flight.piece_at(self.index)
+            if piece is not None:
+                self.index = flight.next_index
+                if flight.is_oversize:
+                    flight._wake()
+                return piece
+            if flight.is_whole:
+                return None
+            if flight.error is not None:
+                raise FlightFailed(flight.error)
+            await flight._sleep()
+
+    def leave(self) -> None:
+        """Stop watching."""
+        self.flight.forsake(self)
+
+
+class Flights:
+    """The flights of one worker, by key.
+
+    Args:
+        max_bytes: The largest content kept for those who join late.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._by_key: dict[bytes, Flight] = {}
+
+    def get(self, key: bytes) -> Flight | None:
+        """Return the flight under way for `key`, unless it can no longer be joined."""
+        flight = self._by_key.get(key)
+        if flight is None or flight.is_oversize or flight.is_deserted:
+            return None
+        return flight
+
+    def open(self, key: bytes, form: object, *, is_shared: bool = True) -> Flight:
+        """Return a new flight. One that is not shared is nobody else's business."""
+        flight = Flight(key, form, self._max_bytes)
+        if is_shared:
+            self._by_key[key] = flight
+        return flight
+
+    def close(self, flight: Flight) -> None:
+        """Take a flight off the board; later requests start their own."""
+        if self._by_key.get(flight.key) is flight:
+            del self._by_key[flight.key]
+
+    def __iter__(self) -> Iterator[Flight]:
+        return iter(list(self._by_key.values()))

@@ -1,0 +1,135 @@
+"""The exact tier: this worker's memory, then Redis.
+
+A fault of a store is a miss. It is caught, counted and logged here, and nowhere else.
+"""
+
+import time
+from collections.abc import Sequence
+from typing import Protocol
+
+from cachestore.errors import StoreError
+from cachestore.leases import Lease
+from cachestore.memory_store import MemoryStore
+from cachestore.redis_store import RedisStore
+from proxy.lookup.answers import StoredAnswer, read_stored
+from proxy.wire.endpoint import Form
+
+
+class TierObserver(Protocol):
+    """Where look-ups and faults are counted."""
+
+    def looked_up(self, tier: str, seconds: float) -> None:
+        """A look-up in `tier` took `seconds`."""
+
+    def store_failed(self, operation: str, error: StoreError) -> None:
+        """A store did not do what it should."""
+
+    def memory_holds(self, held_bytes: int, entries: int) -> None:
+        """What memory holds has changed."""
+
+    def evicted(self, cause: str) -> None:
+        """An entry had to leave memory."""
+
+
+class Tiers:
+    """Look up and store answers.
+
+    Args:
+        memory: This worker's memory.
+        redis: The truth, shared by all workers and hosts.
+        observer: Counts what happens.
+    """
+
+    def __init__(
+        self, memory: MemoryStore[StoredAnswer], redis: RedisStore, observer: TierObserver
+    ) -> None:
+        self._memory = memory
+        self._redis = redis
+        self._observer = observer
+
+    def peek(self, key: bytes) -> StoredAnswer | None:
+        """Return what this worker's memory holds under `key`."""
+        return self._memory.peek(key)
+
+    async def fetch(self, key: bytes) -> StoredAnswer | None:
+        """Return what Redis holds under `key`, and keep it in memory."""
+        began = time.perf_counter()
+        try:
+            stored = await self._redis.get(key)
+        except StoreError as error:
+            self._observer.store_failed("get", error)
+            return None
+        self._observer.looked_up("redis", time.perf_counter() - began)
+        if stored is None:
+            return None
+        # No await from here to keep(): an invalidation that follows the reply on the wire
+        # must find the answer in memory, to drop it.
+        try:
+            answer = read_stored(stored)
+        except ValueError:
+            return None
+        self.keep(answer)
+        return answer
+
+    async def fetch_many(self, keys: Sequence[bytes]) -> dict[bytes, StoredAnswer]:
+        """Return what memory or Redis holds under `keys`."""
+        found = {key: answer for key in keys if (answer := self._memory.peek(key)) is not None}
+        missing = [key for key in dict.fromkeys(keys) if key not in found]
+        if not missing:
+            return found
+        began = time.perf_counter()
+        try:
+            stored = await self._redis.get_many(missing)
+        except StoreError as error:
+            self._observer.store_failed("get", error)
+            return found
+        self._observer.looked_up("redis", time.perf_counter() - began)
+        for entry in stored:
+            if entry is None:
+                continue
+            try:
+                answer = read_stored(entry)
+            except ValueError:
+                continue
+            self.keep(answer)
+            found[entry.key] = answer
+        return found
+
+    async def store(self, answer: StoredAnswer, lease: Lease | None) -> bool:
+        """Store `answer` everywhere; under a lease only while that lease is still ours.
+
+        Returns:
+            False where the lease had passed to another: then nothing was stored. A Redis that
+            cannot be reached leaves the answer in memory and counts as stored.
+        """
+        try:
+            stored = await self._redis.put(answer.stored_response(), lease)
+        except StoreError as error:
+            self._observer.store_failed("put", error)
+        else:
+            if not stored:
+                self._memory.drop(answer.key)
+                return False
+        return True
+
+    def keep(self, answer: StoredAnswer) -> None:
+        """Keep `answer` in this worker's memory."""
+        self._memory.keep(answer.key, answer)
+        self._observer.memory_holds(self._memory.bytes, self._memory.entries)
+
+    def invalidate(self, keys: Sequence[bytes] | None) -> None:
+        """Drop from memory what another has changed; None: anything may have changed."""
+        if keys is None:
+            self._memory.clear()
+        else:
+            for key in keys:
+                if self._memory.drop(key):
+                    self._observer.evicted("invalidated")
+        self._observer.memory_holds(self._memory.bytes, self._memory.entries)
+
+    def template(self, answer: StoredAnswer, form: Form, include_usage: bool) -> bytes | None:
+        """Return `answer` ready to send, remembering the form for the next time."""
+        template, has_grown = answer.template(form, include_usage)
+        if has_grown and self._memory.peek(answer.key) is answer:
+            self.keep(answer)
+        return template

@@ -1,0 +1,163 @@
+"""Answers from the cache: a stored answer, made fresh, in the form that was asked for."""
+
+import asyncio
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Final
+
+from proxy.embeddings_batch import Batch
+from proxy.exchange import Exchange, Headers, http_date
+from proxy.lookup.answers import StoredAnswer
+from proxy.lookup.ask import Ask
+from proxy.lookup.policy import Reuse
+from proxy.lookup.single_flight import Flight
+from proxy.lookup.tiers import Tiers
+from proxy.metrics import Metrics, Outcome
+from proxy.wire.endpoint import Form
+from proxy.wire.replay import fresh, new_id, split_events
+
+_CONTENT_TYPES: Final = {
+    Form.JSON: (b"content-type", b"application/json"),
+    Form.SSE: (b"content-type", b"text/event-stream; charset=utf-8"),
+}
+_ID_BYTES: Final = 16
+
+
+class Replies:
+    """Replays stored answers.
+
+    Args:
+        tiers: Renders forms and remembers them.
+        metrics: Counts what hits spared.
+        interval_s: Pause between the chunks of a replayed stream.
+        clock: Unix time in seconds.
+    """
+
+    def __init__(
+        self,
+        tiers: Tiers,
+        metrics: Metrics,
+        interval_s: float,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._tiers = tiers
+        self._metrics = metrics
+        self._interval_s = interval_s
+        self._clock = clock
+
+    async def replay(
+        self, exchange: Exchange, ask: Ask, answer: StoredAnswer, reuse: Reuse, outcome: Outcome
+    ) -> bool:
+        """Answer with a hit; False, with nothing sent, where `answer` lacks what was asked for."""
+        ttl_s = int(reuse.ttl_s)
+        status = b"recollect; hit; ttl=%d; detail=exact" % ttl_s
+        is_sent = await self._send(
+            exchange, ask, answer, cache_status=status, age_s=reuse.age_s, outcome=outcome
+        )
+        if is_sent:
+            self._metrics.spared(answer)
+        return is_sent
+
+    async def collapsed(
+        self, exchange: Exchange, ask: Ask, answer: StoredAnswer, forwarded: bytes
+    ) -> bool:
+        """Answer with what another request's flight has just brought."""
+        status = b"recollect; fwd=" + forwarded + b"; collapsed"
+        age_s = answer.initial_age_s
+        is_sent = await self._send(
+            exchange, ask, answer, cache_status=status, age_s=age_s, outcome=Outcome.COLLAPSED
+        )
+        if is_sent:
+            self._metrics.spared(answer)
+        return is_sent
+
+    async def batch(
+        self,
+        exchange: Exchange,
+        ask: Ask,
+        batch: Batch,
+        known: Mapping[bytes, tuple[StoredAnswer, Reuse]],
+        rest: StoredAnswer | None = None,
+    ) -> None:
+        """Answer a batch of embeddings from its known inputs and, if some were not, the rest."""
+        model = rest or next(iter(batch.known.values()))
+        whole = replace(model, recording=batch.put_together(rest), templates={})
+        age_s = max(reuse.age_s for _, reuse in known.values())
+        if rest is not None:
+            status, outcome = b"recollect; fwd=partial; stored", Outcome.PARTIAL
+        else:
+            ttl_s = int(min(reuse.ttl_s for _, reuse in known.values()))
+            status = b"recollect; hit; ttl=%d; detail=exact" % ttl_s
+            outcome = Outcome.HIT_REDIS
+        await self._send(
+            exchange, ask, whole, cache_status=status, age_s=age_s, outcome=outcome
+        )
+        for answer, _ in known.values():
+            self._metrics.spared(answer)
+
+    async def _send(
+        self,
+        exchange: Exchange,
+        ask: Ask,
+        answer: StoredAnswer,
+        *,
+        cache_status: bytes,
+        age_s: float,
+        outcome: Outcome,
+    ) -> bool:
+        request = ask.request
+        form = Form.SSE if request.is_stream else Form.JSON
+        template = self._tiers.template(answer, form, request.include_usage)
+        if template is None:
+            return False
+        now = b"%d" % int(self._clock())
+        content = fresh(template, new_id(request.endpoint, os.urandom(_ID_BYTES)), now)
+        exchange.outcome = outcome
+        exchange.cache_status = cache_status
+        headers = self._headers(exchange, answer, form, age_s)
+        if form is Form.SSE and self._interval_s > 0:
+            await self._paced(exchange, headers, content)
+        else:
+            headers.append((b"content-length", b"%d" % len(content)))
+            await exchange.begin(200, headers)
+            await exchange.end(content)
+        return True
+
+    def _headers(
+        self, exchange: Exchange, answer: StoredAnswer, form: Form, age_s: float
+    ) -> Headers:
+        headers = list(answer.headers)
+        if form is not answer.recording.form:
+            headers = [field for field in headers if field[0] != b"content-type"]
+            headers.append(_CONTENT_TYPES[form])
+        headers += (
+            (b"cache-status", exchange.cache_status),
+            (b"age", b"%d" % int(age_s)),
+            (b"date", http_date()),
+            (b"x-request-id", exchange.request_id),
+        )
+        return headers
+
+    async def _paced(self, exchange: Exchange, headers: Headers, content: bytes) -> None:
+        await exchange.begin(200, headers)
+        for event in split_events(content):
+            await exchange.write(event)
+            await asyncio.sleep(self._interval_s)
+        await exchange.end()
+
+    @staticmethod
+    def forwarded_status(flight: Flight, forwarded: bytes) -> bytes:
+        """Return `Cache-Status` for an answer that came from upstream (RFC 9211 §2)."""
+        status = b"recollect; fwd=" + forwarded
+        head = flight.head
+        if head is not None and head.status != 200:
+            status += b"; fwd-status=%d" % head.status
+        if flight.is_collapsed:
+            return status + b"; collapsed"
+        if isinstance(flight.landed, StoredAnswer):
+            return status + b"; stored"
+        if flight.reason is not None and (head is None or head.status == 200):
+            return status + b"; detail=" + flight.reason.encode()
+        return status

@@ -1,0 +1,250 @@
+"""One upstream: an OpenAI-compatible server, reached over pooled HTTP connections.
+
+What goes in and out are bytes as they stood on the wire: header fields in their order, targets
+with their percent-encoding, content with its coding. Nothing is followed, remembered or retried
+here: no redirects, no cookies, no proxies from the environment.
+"""
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import aiohttp
+from multidict import CIMultiDict
+from yarl import URL
+
+Headers = list[tuple[bytes, bytes]]
+
+_HOP_BY_HOP: Final = frozenset(
+    {b"connection", b"keep-alive", b"proxy-connection", b"te", b"trailer", b"upgrade"}
+    | {b"transfer-encoding", b"proxy-authenticate", b"proxy-authorization"}
+)
+"""RFC 9110 §7.6.1, and the two that speak to a proxy (§11.7)."""
+
+_NOT_SENT: Final = _HOP_BY_HOP | {b"host", b"cookie", b"expect"}
+_CREDENTIALS: Final = frozenset({b"authorization", b"x-api-key", b"api-key"})
+_MAX_HEADER_BYTES: Final = 65536
+
+# uvicorn, which vLLM and SGLang run on, closes a connection idle for 5 s. A request sent into
+# that moment is lost, and must not be sent twice; so never reuse one that has idled nearly as long.
+_KEEPALIVE_S: Final = 4.0
+
+
+class UpstreamError(Exception):
+    """The upstream gave no answer, or not all of one."""
+
+
+class UpstreamUnreachable(UpstreamError):
+    """No connection, or it broke before the answer began."""
+
+
+class UpstreamTimeout(UpstreamError):
+    """No connection, no first byte, or no next byte within its deadline."""
+
+
+class UpstreamCut(UpstreamError):
+    """The connection broke in the middle of the answer."""
+
+
+class UnsendableHeader(Exception):
+    """A request header holds bytes that are not UTF-8."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Deadlines in seconds, and how many connections may be open at once."""
+
+    connect_s: float
+    first_byte_s: float
+    idle_s: float
+    connections: int
+
+
+class Answer:
+    """An answer whose head has come and whose content is coming.
+
+    Attributes:
+        status: The status code.
+        headers: End-to-end header fields, names in lower case, in the order they came.
+    """
+
+    __slots__ = ("_idle_s", "_response", "headers", "status")
+
+    def __init__(self, response: aiohttp.ClientResponse, idle_s: float) -> None:
+        self._response = response
+        self._idle_s = idle_s
+        self.status = response.status
+        self.headers = end_to_end(response.raw_headers, _HOP_BY_HOP)
+
+    async def pieces(self) -> AsyncIterator[bytes]:
+        """Yield the content as it comes, undecoded.
+
+        Raises:
+            UpstreamCut: The connection broke before the content's end.
+            UpstreamTimeout: No byte came for the idle deadline.
+        """
+        content = self._response.content
+        watch = _IdleWatch(self._response, self._idle_s)
+        try:
+            while piece := await content.readany():
+                watch.saw_bytes()
+                yield piece
+        except aiohttp.ClientError as error:
+            if watch.has_fired:
+                raise UpstreamTimeout(f"no byte for {self._idle_s:g} s") from error
+            raise UpstreamCut(f"connection broke: {type(error).__name__}") from error
+        finally:
+            watch.stop()
+
+    def close(self) -> None:
+        """Give the connection back when the content was read to its end, else close it."""
+        self._response.close()
+
+
+class _IdleWatch:
+    """Closes the connection when no byte has come for a while: one timer, not one per piece."""
+
+    __slots__ = ("_idle_s", "_last", "_loop", "_response", "_timer", "has_fired")
+
+    def __init__(self, response: aiohttp.ClientResponse, idle_s: float) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._response = response
+        self._idle_s = idle_s
+        self._last = self._loop.time()
+        self.has_fired = False
+        self._timer = self._loop.call_later(idle_s, self._check)
+
+    def saw_bytes(self) -> None:
+        self._last = self._loop.time()
+
+    def stop(self) -> None:
+        self._timer.cancel()
+
+    def _check(self) -> None:
+        left_s = self._last + self._idle_s - self._loop.time()
+        if left_s > 0:
+            self._timer = self._loop.call_later(left_s, self._check)
+            return
+        self.has_fired = True
+        self._response.content.set_exception(aiohttp.ClientPayloadError("idle"))
+        self._response.close()
+
+
+class Upstream:
+    """One base URL and its connections.
+
+    Args:
+        base_url: Where it is. With a path, that path takes the place of `/v1`.
+        api_key: Sent as a bearer token in place of the client's credential, if set.
+        limits: Deadlines and pool size.
+        ca_file: Certificates to trust instead of the system's.
+    """
+
+    def __init__(
+        self, base_url: str, *, api_key: str | None, limits: Limits, ca_file: Path | None = None
+    ) -> None:
+        url = URL(base_url)
+        self._prefix = url.raw_path.rstrip("/") or "/v1"
+        self._origin = str(url.origin())
+        self._api_key = api_key
+        self._limits = limits
+        self._ca_file = ca_file
+        self._session: aiohttp.ClientSession | None = None
+
+    def start(self) -> None:
+        """Open the pool. Call with the event loop running."""
+        tls = ssl.create_default_context(cafile=self._ca_file) if self._ca_file else True
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(
+                limit=self._limits.connections, keepalive_timeout=_KEEPALIVE_S, ssl=tls
+            ),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+            trust_env=False,
+            skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._limits.connect_s),
+            max_line_size=_MAX_HEADER_BYTES,
+            max_field_size=_MAX_HEADER_BYTES,
+        )
+
+    async def stop(self) -> None:
+        """Close all connections."""
+        if self._session is not None:
+            await self._session.close()
+
+    async def send(
+        self,
+        method: str,
+        path: str,
+        query: str,
+        headers: Iterable[tuple[bytes, bytes]],
+        content: bytes | AsyncIterator[bytes] | None,
+    ) -> Answer:
+        """Send one request and return its answer once the head is here.
+
+        Args:
+            method: The HTTP method.
+            path: What follows `/v1`, percent-encoded as the client sent it.
+            query: The raw query string, without its question mark.
+            headers: The client's header fields.
+            content: The content, whole or as it comes; None for none.
+
+        Raises:
+            UpstreamUnreachable: No connection, or it broke before the head.
+            UpstreamTimeout: No connection or no head within its deadline.
+            UnsendableHeader: See there.
+        """
+        if self._session is None:
+            raise RuntimeError("send() before start()")
+        target = self._origin + self._prefix + path + ("?" + query if query else "")
+        if isinstance(content, bytes):
+            # The client's own says as much, unless a field was taken off; then it would lie.
+            headers = [field for field in headers if field[0].lower() != b"content-length"]
+        try:
+            async with asyncio.timeout(self._limits.first_byte_s):
+                response = await self._session.request(
+                    method,
+                    URL(target, encoded=True),
+                    headers=self._outgoing(headers),
+                    data=content,
+                    allow_redirects=False,
+                )
+        except TimeoutError as error:
+            raise UpstreamTimeout("the upstream did not answer in time") from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise UpstreamUnreachable(
+                f"the upstream could not be reached: {type(error).__name__}"
+            ) from error
+        return Answer(response, self._limits.idle_s)
+
+    def _outgoing(self, headers: Iterable[tuple[bytes, bytes]]) -> CIMultiDict[str]:
+        kept = end_to_end(headers, _NOT_SENT)
+        if self._api_key is not None:
+            kept = [(name, value) for name, value in kept if name.lower() not in _CREDENTIALS]
+        try:
+            outgoing = CIMultiDict((name.decode(), value.decode()) for name, value in kept)
+        except UnicodeDecodeError as error:
+            raise UnsendableHeader("a request header is not valid UTF-8") from error
+        if self._api_key is not None:
+            outgoing["Authorization"] = f"Bearer {self._api_key}"
+        return outgoing
+
+
+def end_to_end(headers: Iterable[tuple[bytes, bytes]], dropped: frozenset[bytes]) -> Headers:
+    """Return the fields that are meant for the other end, names in lower case.
+
+    Left out are `dropped` and what a Connection field names (RFC 9110 §7.6.1).
+    """
+    lowered = [(name.lower(), value) for name, value in headers]
+    nominated = {
+        option.strip().lower()
+        for name, value in lowered
+        if name == b"connection"
+        for option in value.split(b",")
+    }
+    return [
+        (name, value) for name, value in lowered if name not in dropped and name not in nominated
+    ]

@@ -1,0 +1,70 @@
+"""One worker process: uvicorn around the application, on sockets its supervisor opened."""
+
+import asyncio
+import os
+import socket
+import sys
+
+import uvicorn
+
+from proxy import logs
+from proxy.worker_start import WorkerStart
+
+_KEEP_ALIVE_S = 75
+"""Longer than the clients' own pools keep a connection, so that they are the ones to close it."""
+_BACKLOG = 2048
+
+
+class _Server(uvicorn.Server):
+    """Tells the supervisor when it serves, and ends when the supervisor is gone."""
+
+    def __init__(self, config: uvicorn.Config, start: WorkerStart) -> None:
+        super().__init__(config)
+        self._start = start
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        os.write(self._start.ready_fd, b"1")
+        os.close(self._start.ready_fd)
+        asyncio.get_running_loop().add_reader(self._start.lifeline_fd, self._orphaned)
+
+    def _orphaned(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._start.lifeline_fd)
+        self.should_exit = True
+
+
+def main() -> None:
+    """Serve until told to end."""
+    start = WorkerStart.read(sys.stdin.buffer)
+    logs.configure(start.settings.log.level)
+    # prometheus_client looks for this once, when it is imported.
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = start.run_dir
+    from proxy.app import build
+
+    sockets = [socket.socket(fileno=start.data_fd)]
+    admin_port = None
+    if start.admin_fd is not None:
+        admin = socket.socket(fileno=start.admin_fd)
+        admin_port = admin.getsockname()[1]
+        sockets.append(admin)
+    worker = build(start.settings, start.redis_url, bytes.fromhex(start.tenancy_secret), admin_port)
+    config = uvicorn.Config(
+        worker,
+        loop="uvloop",
+        http="httptools",
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        date_header=False,
+        proxy_headers=False,
+        backlog=_BACKLOG,
+        timeout_keep_alive=_KEEP_ALIVE_S,
+        timeout_graceful_shutdown=round(start.settings.server.drain_s),
+    )
+    _Server(config, start).run(sockets)
+
+
+if __name__ == "__main__":
+    main()
