@@ -39,6 +39,23 @@ class Lease:
     token: bytes
     ttl_s: float
 
+    @property
+    def ttl_ms(self) -> int:
+        """`ttl_s` as Redis counts it."""
+        return max(1, round(self.ttl_s * 1000))
+
+    @property
+    def owner(self) -> bytes:
+        """The name of the process that holds it."""
+        return self.token.rpartition(b":")[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Somebody else has the lease. Whoever releases it takes it away from them."""
+
+    lease: Lease
+
 
 def lease_key(namespace: str, key: bytes) -> bytes:
     """Return the name under which Redis holds the lease for `key`."""
@@ -64,7 +81,6 @@ class Leases:
         self._namespace = namespace
         self._owner = owner
         self._ttl_s = ttl_s
-        self._ttl_ms = max(1, round(ttl_s * 1000))
         self._sequence = count(1)
         self._release = RedisScript(link, RELEASE)
         self._renew = RedisScript(link, _RENEW)
@@ -75,28 +91,32 @@ class Leases:
         After StoreUnavailable it may have been taken all the same; it then
         ends by itself.
         """
-        token = b"%s:%d" % (self._owner, next(self._sequence))
+        lease = self.draft(key)
         name = lease_key(self._namespace, key)
-        reply = await self._link.execute(b"SET", name, token, b"NX", b"PX", self._ttl_ms)
+        reply = await self._link.execute(b"SET", name, lease.token, b"NX", b"PX", lease.ttl_ms)
         if reply is None:
             return None
         if reply != b"OK":
             raise self._link.distrust(reply)
-        return Lease(key, token, self._ttl_s)
+        return lease
 
-    async def holder(self, key: bytes) -> bytes | None:
-        """Return who holds the lease for `key`: its `owner`; None if nobody does."""
+    def draft(self, key: bytes) -> Lease:
+        """Return a lease with a token of its own that nobody has been told of yet."""
+        return Lease(key, b"%s:%d" % (self._owner, next(self._sequence)), self._ttl_s)
+
+    async def held(self, key: bytes) -> Held | None:
+        """Return the lease that someone holds for `key`; None if nobody does."""
         token = await self._link.execute(b"GET", lease_key(self._namespace, key))
         if token is None:
             return None
         if not isinstance(token, bytes):
             raise self._link.distrust(token)
-        return token.rpartition(b":")[0]
+        return Held(Lease(key, token, self._ttl_s))
 
     async def renew(self, lease: Lease) -> bool:
         """Let `lease` last its whole time again; False if it is lost."""
         name = lease_key(self._namespace, lease.key)
-        return await self._renew.run((name,), (lease.token, self._ttl_ms)) == 1
+        return await self._renew.run((name,), (lease.token, lease.ttl_ms)) == 1
 
     async def release(self, lease: Lease) -> None:
         """Give `lease` back, if it is still held."""

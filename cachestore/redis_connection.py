@@ -74,8 +74,9 @@ class RedisConnection(asyncio.Protocol):
         self._look_timer: asyncio.TimerHandle | None = None
         self._probe_timer: asyncio.TimerHandle | None = None
         self._probes = 0
-        self.ended: asyncio.Future[str] = self._loop.create_future()
-        """Done, with the reason, once the connection has ended."""
+        self._closed = asyncio.Event()
+        self.end_reason: str | None = None
+        """Why the connection ended; None while it has not."""
 
     def execute(self, args: tuple[Argument, ...]) -> asyncio.Future[Any]:
         """Send a command with the others of this turn; the future is its reply.
@@ -83,8 +84,8 @@ class RedisConnection(asyncio.Protocol):
         The future fails with StoreRefused for an error reply, and with
         StoreUnavailable when the connection ends first. Cancelling it is safe.
         """
-        if self.ended.done():
-            return failed(self._loop, StoreUnavailable(self.ended.result()))
+        if self.end_reason is not None:
+            return failed(self._loop, StoreUnavailable(self.end_reason))
         # hiredis' stub declares a tuple of length one.
         packed: bytes = pack_command(args)  # type: ignore[arg-type]
         if not self._unsent:
@@ -123,14 +124,14 @@ class RedisConnection(asyncio.Protocol):
             await self._send_probe()
         except StoreRefused as error:
             raise StoreUnavailable(f"PING refused: {error.code}") from error
-        if self.ended.done():
-            raise StoreUnavailable(self.ended.result())
+        if self.end_reason is not None:
+            raise StoreUnavailable(self.end_reason)
 
     def end(self, reason: str) -> None:
         """End the connection at once; whatever still waits fails with `reason`."""
-        if self.ended.done():
+        if self.end_reason is not None:
             return
-        self.ended.set_result(reason)
+        self.end_reason = reason
         for timer in (self._look_timer, self._probe_timer):
             if timer is not None:
                 timer.cancel()
@@ -141,20 +142,26 @@ class RedisConnection(asyncio.Protocol):
         while self._waiting:
             _fail(self._waiting.popleft()[0], StoreUnavailable(reason))
 
+    async def wait_closed(self) -> None:
+        """Wait until the connection has ended and the event loop has let go of it."""
+        if self._transport is not None:
+            await self._closed.wait()
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take over the open connection (asyncio)."""
         # uvloop's transports are not declared to be asyncio.Transport.
         self._transport = cast(asyncio.Transport, transport)
-        if self.ended.done():
+        if self.end_reason is not None:
             self._transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Learn that the connection is closed (asyncio)."""
+        self._closed.set()
         self.end("connection closed" if exc is None else f"connection lost: {exc}")
 
     def data_received(self, data: bytes) -> None:
         """Match what came to the commands that wait (asyncio)."""
-        if self.ended.done():
+        if self.end_reason is not None:
             return
         reader = self._reader
         waiting = self._waiting

@@ -77,6 +77,7 @@ class RedisLink:
         self._on_state = on_state
         self._subscribers: dict[bytes, Callable[[bytes], None]] = {}
         self._connection: RedisConnection | None = None
+        self._latest: RedisConnection | None = None
         self._down_reason = "not started"
         self._logged_reasons: set[str] = set()
         self._keeper: asyncio.Task[None] | None = None
@@ -104,8 +105,8 @@ class RedisLink:
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.wait([self._keeper])
-        if self._connection is not None:
-            self._connection.end(_CLOSED)
+        if self._latest is not None:
+            await self._latest.wait_closed()
         self._down_reason = _CLOSED
 
     def execute(self, *args: Argument) -> asyncio.Future[Any]:
@@ -173,7 +174,7 @@ class RedisLink:
             else:
                 up_at = loop.time()
                 try:
-                    await connection.ended
+                    await connection.wait_closed()
                 finally:
                     connection.end(_CLOSED)
                 if loop.time() - up_at >= _STEADY_S:
@@ -185,6 +186,7 @@ class RedisLink:
     async def _connected(self) -> RedisConnection:
         """Return a new connection after its handshake; the link is then up."""
         connection = RedisConnection(self._handshake_s, self._take_push, self._report_down)
+        self._latest = connection
         try:
             async with asyncio.timeout(self._handshake_s):
                 await self._open(connection)

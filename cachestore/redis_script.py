@@ -7,7 +7,7 @@ from cachestore.redis_link import RedisLink
 
 
 class RedisScript:
-    """A Lua script that answers with a number; sent once, then named by its hash."""
+    """A Lua script; sent once, then named by its hash."""
 
     def __init__(self, link: RedisLink, source: bytes) -> None:
         self._link = link
@@ -16,19 +16,23 @@ class RedisScript:
         self._hash = sha1(source, usedforsecurity=False).hexdigest()
 
     async def run(self, keys: tuple[bytes, ...], args: tuple[bytes | int, ...]) -> int:
-        """Run it; `keys` and `args` are its KEYS and ARGV.
+        """Run one that answers with a number; `keys` and `args` are its KEYS and ARGV.
 
         Raises:
             StoreUnavailable: not reached; it may or may not have run.
             StoreRefused: Redis answered with an error.
         """
+        reply = await self.reply(keys, args)
+        if not isinstance(reply, int):
+            raise self._link.distrust(reply)
+        return reply
+
+    async def reply(self, keys: tuple[bytes, ...], args: tuple[bytes | int, ...]) -> object:
+        """Run it and return whatever it answers. Raises what `run` does."""
         try:
-            reply = await self._link.execute(b"EVALSHA", self._hash, len(keys), *keys, *args)
+            return await self._link.execute(b"EVALSHA", self._hash, len(keys), *keys, *args)
         except StoreRefused as error:
             if error.code != "NOSCRIPT":
                 raise
             # The first time, or the first since Redis was restarted.
-            reply = await self._link.execute(b"EVAL", self._source, len(keys), *keys, *args)
-        if not isinstance(reply, int):
-            raise self._link.distrust(reply)
-        return reply
+            return await self._link.execute(b"EVAL", self._source, len(keys), *keys, *args)

@@ -11,7 +11,7 @@ from hashlib import sha1
 
 from cachestore.entry import StoredResponse, decode, encode
 from cachestore.errors import CorruptEntry, OtherKey, StoreRefused
-from cachestore.leases import RELEASE, Lease, lease_key
+from cachestore.leases import RELEASE, Held, Lease, lease_key
 from cachestore.redis_link import RedisLink
 from cachestore.redis_script import RedisScript
 
@@ -26,6 +26,14 @@ local reply = redis.pcall('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
 redis.call('DEL', KEYS[2])
 if reply.err then return reply end
 return 1
+"""
+# One trip instead of two on every miss. The entry is a string, our lease the number 1, and
+# somebody else's lease a list of one.
+_GET_OR_LEASE = b"""
+local entry = redis.call('GET', KEYS[1])
+if entry then return entry end
+if redis.call('SET', KEYS[2], ARGV[1], 'NX', 'PX', ARGV[2]) then return 1 end
+return {redis.call('GET', KEYS[2])}
 """
 # Only what was looked at: a sound entry may have been stored since.
 _DELETE_IF_SAME = b"""
@@ -71,6 +79,7 @@ class RedisStore:
         self._clock = clock
         self._on_corrupt = on_corrupt
         self._put_under_lease = RedisScript(link, _PUT_UNDER_LEASE)
+        self._get_or_lease = RedisScript(link, _GET_OR_LEASE)
         self._release = RedisScript(link, RELEASE)
         self._delete_if_same = RedisScript(link, _DELETE_IF_SAME)
 
@@ -89,6 +98,34 @@ class RedisStore:
             await self._drop_corrupt(key, b"")
             return None
         return await self._read(key, raw)
+
+    async def get_or_lease(self, draft: Lease) -> StoredResponse | Lease | Held | None:
+        """Return what is stored; else take the lease to fetch it; else say who has that.
+
+        Args:
+            draft: From `Leases.draft`, for the key that is looked up.
+
+        Returns:
+            The stored response, fresh or not; `draft`, which is now in force; or who holds the
+            lease. None where what lay under the key was none of ours.
+
+        Raises:
+            StoreUnavailable: not reached; the lease may have been taken, and ends by itself.
+            StoreRefused: Redis answered with an error.
+        """
+        names = (self._name(draft.key), lease_key(self._namespace, draft.key))
+        try:
+            reply = await self._get_or_lease.reply(names, (draft.token, draft.ttl_ms))
+        except StoreRefused as error:
+            if error.code != "WRONGTYPE":
+                raise
+            await self._drop_corrupt(draft.key, b"")
+            return None
+        if reply == 1:
+            return draft
+        if isinstance(reply, list) and len(reply) == 1 and isinstance(reply[0], bytes):
+            return Held(Lease(draft.key, reply[0], draft.ttl_s))
+        return await self._read(draft.key, reply)
 
     async def get_many(self, keys: Sequence[bytes]) -> list[StoredResponse | None]:
         """Return what was stored under each of `keys`, in their order.

@@ -9,6 +9,7 @@ from cachestore.memory_store import MemoryStore
 from cachestore.redis_link import RedisLink
 from cachestore.redis_store import RedisStore, entry_prefix
 from config.settings import Settings
+from proxy.boarding import Boarding
 from proxy.exchange import Message, Receive, Scope, Send
 from proxy.fetch import Fetcher
 from proxy.forward import Forwarder
@@ -43,6 +44,7 @@ class Worker:
     link: RedisLink
     peers: Peers
     flights: Flights
+    metrics: Metrics
 
     async def start(self) -> None:
         """Open connections. A Redis or an upstream that is away does not hold it up."""
@@ -57,6 +59,7 @@ class Worker:
         await self.peers.stop()
         await self.link.close()
         await self.upstream.stop()
+        self.metrics.flush()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Speak ASGI."""
@@ -110,7 +113,8 @@ def build(
         cache.max_entry_bytes + _HEAD_BYTES,
         on_corrupt=metrics.found_corrupt,
     )
-    tiers = Tiers(memory, redis, metrics)
+    leases = Leases(link, settings.redis.namespace, owner, _LEASE_S)
+    tiers = Tiers(memory, redis, leases, metrics)
     flights = Flights(cache.max_entry_bytes)
     peers = Peers(link, settings.redis.namespace, owner, flights)
     key = settings.upstream.api_key
@@ -129,7 +133,7 @@ def build(
         upstream=upstream,
         tiers=tiers,
         flights=flights,
-        leases=Leases(link, settings.redis.namespace, owner, _LEASE_S),
+        leases=leases,
         peers=peers,
         metrics=metrics,
         record_policy=RecordPolicy(
@@ -142,13 +146,13 @@ def build(
         digest: tenant for tenant, digests in settings.tenancy.names.items() for digest in digests
     }
     forwarder = Forwarder(upstream, metrics)
+    replies = Replies(tiers, metrics, cache.replay_interval_ms / 1000)
     handler = Handler(
         reader=Reader(Routes(settings), Tenants(tenancy_secret, names), cache.key_headers),
         tiers=tiers,
-        flights=flights,
-        fetcher=fetcher,
+        boarding=Boarding(flights=flights, fetcher=fetcher, forwarder=forwarder, replies=replies),
         forwarder=forwarder,
-        replies=Replies(tiers, metrics, cache.replay_interval_ms / 1000),
+        replies=replies,
         metrics=metrics,
         limits=Limits(settings.limits.body_bytes, settings.limits.json_depth),
     )
@@ -157,10 +161,10 @@ def build(
         handler=handler,
         forwarder=forwarder,
         operations=Operations(
-            token.get_secret_value() if token is not None else None, lambda: link.is_up
+            token.get_secret_value() if token is not None else None, lambda: link.is_up, metrics
         ),
         metrics=metrics,
         admin_port=admin_port,
         logs_requests=settings.log.requests,
     )
-    return Worker(router, upstream, link, peers, flights)
+    return Worker(router, upstream, link, peers, flights, metrics)

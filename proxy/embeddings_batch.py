@@ -13,10 +13,11 @@ import orjson
 
 from proxy.lookup.answers import StoredAnswer
 from proxy.lookup.ask import Ask
+from proxy.wire import exact_json
 from proxy.wire.endpoint import Endpoint
 from proxy.wire.record import NotStorable, Recording, RecordPolicy, record
+from proxy.wire.replay import fresh
 from proxy.wire.request import CacheableRequest, JsonObject
-from proxy.wire.template import unmark
 
 _WHOLE_BATCH_S: Final = 30.0
 """How long a batch is also kept whole, for requests on other workers that wait for it."""
@@ -26,11 +27,14 @@ _ANY_SIZE: Final = RecordPolicy(frozenset(), False, 2**62)
 
 
 def inputs_of(request: CacheableRequest) -> list[Any]:
-    """Return the inputs of an embeddings request: a text or a list of tokens is one input."""
+    """Return the inputs of an embeddings request: a text or a list of tokens is one input.
+
+    So is a list of anything else that upstreams are not known to take one by one.
+    """
     given = request.body.get("input")
-    if type(given) is not list or (given and all(type(item) is int for item in given)):
-        return [given]
-    return given
+    if type(given) is list and all(type(item) in (str, list, dict) for item in given):
+        return given
+    return [given]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +57,15 @@ class Batch:
 
     def remainder(self, ask: Ask) -> Ask:
         """Return the request for what is not known."""
-        inputs = [self.inputs[place] for place in self.unknown()]
-        body = {**orjson.loads(ask.content), "input": inputs}
-        request = replace(ask.request, body={**ask.request.body, "input": inputs})
-        return replace(ask, request=request, content=orjson.dumps(body))
+        places = self.unknown()
+        content = exact_json.loads(ask.content)
+        content["input"] = [content["input"][place] for place in places]
+        body = {**ask.request.body, "input": [self.inputs[place] for place in places]}
+        return replace(
+            ask,
+            request=replace(ask.request, body=body),
+            content=exact_json.dumps(content),
+        )
 
     def put_together(self, rest: StoredAnswer | None) -> Recording:
         """Return the answer to the whole batch.
@@ -65,28 +74,16 @@ class Batch:
             rest: The answer to `remainder()`; None where every input is known.
 
         Raises:
-            ValueError: `rest` is not an answer to the remainder.
+            ValueError: `rest` is not an answer to the remainder, or a known one not to an input.
         """
-        documents = {key: _document(answer) for key, answer in self.known.items()}
-        items: list[JsonObject | None] = [
-            documents[key]["data"][0] if key in documents else None for key in self.keys
-        ]
-        used = [documents[key]["usage"] for key in self.keys if key in documents]
-        envelope = next(iter(documents.values()), {})
-        if rest is not None:
-            envelope = _document(rest)
-            for place, item in zip(self.unknown(), _in_order(envelope), strict=True):
-                items[place] = item
-            used.append(envelope.get("usage"))
-        if not all(items):
-            raise ValueError("an input without its embedding")
-        return _recorded(
-            {
-                **envelope,
-                "data": [{**item, "index": index} for index, item in enumerate(items) if item],
-                "usage": _added_up(used),
-            }
-        )
+        known = {key: _document(answer) for key, answer in self.known.items()}
+        new = {} if rest is None else _document(rest)
+        new_items = iter(_items(new, len(self.unknown())))
+        items = [_items(known[key], 1)[0] if key in known else next(new_items) for key in self.keys]
+        usages = [known[key].get("usage") for key in self.keys if key in known]
+        envelope = new or next(iter(known.values()), {})
+        data = [{**item, "index": index} for index, item in enumerate(items)]
+        return _recorded({**envelope, "data": data, **_added_up([*usages, new.get("usage")])})
 
 
 def split(whole: StoredAnswer, inputs: Sequence[Any], keys: Sequence[bytes]) -> list[StoredAnswer]:
@@ -96,10 +93,10 @@ def split(whole: StoredAnswer, inputs: Sequence[Any], keys: Sequence[bytes]) -> 
         ValueError: There is not one item for each input.
     """
     document = _document(whole)
-    shares = _shares(document.get("usage"), inputs)
+    items = _items(document, len(inputs))
     answers = []
-    for key, item, usage in zip(keys, _in_order(document), shares, strict=True):
-        alone = {**document, "data": [{**item, "index": 0}], "usage": usage}
+    for key, item, share in zip(keys, items, _shares(document, inputs), strict=True):
+        alone = {**document, "data": [{**item, "index": 0}], **share}
         answers.append(
             replace(
                 whole,
@@ -118,7 +115,8 @@ def briefly(whole: StoredAnswer) -> StoredAnswer:
 
 
 def _document(answer: StoredAnswer) -> JsonObject:
-    document: JsonObject = orjson.loads(unmark(answer.recording.body))
+    # Any id and time will do, so long as they are marked again by recording.
+    document: JsonObject = orjson.loads(fresh(answer.recording.body, b"id", b"1"))
     return document
 
 
@@ -130,15 +128,31 @@ def _recorded(document: JsonObject) -> Recording:
     return recording
 
 
-def _in_order(document: JsonObject) -> list[JsonObject]:
-    return sorted(document["data"], key=lambda item: int(item.get("index", 0)))
+def _items(document: JsonObject, count: int) -> list[JsonObject]:
+    """Return the items of an answer in the order of its inputs.
+
+    Raises:
+        ValueError: It cannot be told which of `count` inputs each item belongs to.
+    """
+    items: list[JsonObject] = document.get("data", [])
+    places = [item.get("index") for item in items]
+    if len(items) == count and all(place is None for place in places):
+        return items
+    by_place = {
+        place: item for place, item in zip(places, items, strict=True) if type(place) is int
+    }
+    if len(items) != count or by_place.keys() != set(range(count)):
+        raise ValueError("not one embedding for each input")
+    return [by_place[place] for place in range(count)]
 
 
-def _shares(usage: object, inputs: Sequence[Any]) -> list[JsonObject | None]:
-    """Divide `usage` by the inputs' lengths; the shares of each count add up to it."""
+def _shares(document: JsonObject, inputs: Sequence[Any]) -> list[JsonObject]:
+    """Divide the usage by the inputs' lengths; the shares of each count add up to it."""
+    usage = document.get("usage")
     if not isinstance(usage, dict):
-        return [None for _ in inputs]
-    weights = [max(1, len(item)) if isinstance(item, (str, list)) else 1 for item in inputs]
+        return [{} for _ in inputs]
+    weights = [max(1, len(item)) for item in inputs]
+    whole_weight = sum(weights)
     shares: list[JsonObject] = [dict(usage) for _ in inputs]
     for name, count in usage.items():
         if type(count) is not int:
@@ -146,17 +160,18 @@ def _shares(usage: object, inputs: Sequence[Any]) -> list[JsonObject | None]:
         passed_weight = passed = 0
         for share, weight in zip(shares, weights, strict=True):
             passed_weight += weight
-            share[name] = count * passed_weight // sum(weights) - passed
+            share[name] = count * passed_weight // whole_weight - passed
             passed += share[name]
-    return list(shares)
+    return [{"usage": share} for share in shares]
 
 
-def _added_up(usages: Sequence[object]) -> JsonObject | None:
-    known = [usage for usage in usages if isinstance(usage, dict)]
-    if not known:
-        return None
+def _added_up(usages: Sequence[object]) -> JsonObject:
     total: JsonObject = {}
-    for usage in known:
+    for usage in usages:
+        if not isinstance(usage, dict):
+            continue
         for name, count in usage.items():
-            total[name] = total.get(name, 0) + count if type(count) is int else count
-    return total
+            before = total.get(name)
+            is_sum = type(before) is int and type(count) is int
+            total[name] = before + count if is_sum else count
+    return {"usage": total} if total else {}

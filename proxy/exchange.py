@@ -85,7 +85,7 @@ class Exchange:
     @property
     def request_id(self) -> bytes:
         """The client's own request id, else a new one."""
-        given = self.named.get(b"x-request-id")
+        given: bytes | None = self.named.get(b"x-request-id")
         if given and len(given) <= _MAX_REQUEST_ID_BYTES:
             return given
         return os.urandom(_REQUEST_ID_BYTES).hex().encode()
@@ -103,13 +103,14 @@ class Exchange:
         # The HTTP parser has refused a length that is no number.
         if stated is not None and int(stated) > max_bytes:
             raise BodyTooLarge
+        # Nearly every request comes in one piece; the loop below is for the others.
         message = await self._receive()
+        first: bytes = message.get("body", b"")
         if message["type"] == "http.disconnect":
             raise ClientGone
-        first: bytes = message["body"]
+        if len(first) > max_bytes:
+            raise BodyTooLarge
         if not message.get("more_body", False):
-            if len(first) > max_bytes:
-                raise BodyTooLarge
             return first
         parts, total = [first], len(first)
         async for piece in self.body_pieces():

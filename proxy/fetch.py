@@ -15,18 +15,19 @@ from dataclasses import dataclass
 from typing import Final
 
 from cachestore.errors import StoreError
-from cachestore.leases import Lease, Leases
+from cachestore.leases import Held, Lease, Leases
 from proxy.embeddings_batch import briefly, inputs_of, split
 from proxy.lookup.answers import StoredAnswer
 from proxy.lookup.ask import Ask
 from proxy.lookup.keys import input_keys
-from proxy.lookup.peers import Followed, Peers
+from proxy.lookup.peers import Followed, PeerCut, Peers
 from proxy.lookup.policy import DoNotStore, Reason, may_store
 from proxy.lookup.single_flight import Flight, Flights, Head, Landed
 from proxy.lookup.tiers import Tiers
 from proxy.metrics import Metrics
 from proxy.upstreams.upstream import (
     Headers,
+    UnsendableHeader,
     Upstream,
     UpstreamCut,
     UpstreamError,
@@ -102,18 +103,21 @@ class Fetcher:
         self._record_policy = record_policy
         self._clock = clock
 
-    async def fetch(self, flight: Flight, order: Order, is_shared: bool) -> None:
-        """Run `flight` to its landing. Never raises but for being cancelled.
+    async def fetch(
+        self, flight: Flight, order: Order, is_shared: bool, found: Lease | Held | None = None
+    ) -> None:
+        """Run `flight` to its landing. Raises nothing but for being cancelled or a defect.
 
         Args:
             flight: Whose content, head and landing to tell.
             order: What to fetch.
             is_shared: Whether other workers take part: a lease is held, or theirs followed.
+            found: What the request's own look-up left it with.
         """
-        lease: Lease | None = None
+        lease = found if isinstance(found, Lease) else None
         try:
-            if is_shared:
-                lease = await self._lead_or_follow(flight)
+            if is_shared and lease is None:
+                lease = await self._lead_or_follow(flight, found)
                 if flight.is_settled:
                     return
             if lease is None:
@@ -122,6 +126,8 @@ class Fetcher:
                 await self._under_lease(flight, order, lease)
         except UpstreamError as error:
             self._metrics.upstream_failed(_kind(error))
+            flight.fail(error)
+        except (UnsendableHeader, PeerCut) as error:
             flight.fail(error)
         except asyncio.CancelledError as error:
             flight.fail(ConnectionError("all watchers left"))
@@ -134,50 +140,49 @@ class Fetcher:
             self._flights.close(flight)
             flight.file()
 
-    async def _lead_or_follow(self, flight: Flight) -> Lease | None:
+    async def _lead_or_follow(
+        self, flight: Flight, found: StoredAnswer | Lease | Held | None
+    ) -> Lease | None:
         """Return the lease if this worker is to fetch; else let the flight follow another's.
 
         Without Redis there is nobody to agree with: the worker fetches, without a lease.
         """
         for _ in range(_LEADERS_TRIED):
-            try:
-                lease = await self._leases.acquire(flight.key)
-                if lease is not None:
-                    return await self._look_again(flight, lease)
-                holder = await self._leases.holder(flight.key)
-            except StoreError as error:
-                self._metrics.store_failed("lease", error)
+            # Also when a lease has just been taken away: the flight before ours may have
+            # stored the response meanwhile.
+            found = found or await self._look_again(flight.key)
+            match found:
+                case None | Lease():
+                    return found
+                case StoredAnswer():
+                    flight.is_collapsed = True
+                    flight.land(found)
+                    return None
+            how = await self._peers.follow(flight, found.lease.owner)
+            if how is Followed.UNSTORABLE:
+                if flight.is_whole:
+                    flight.land(Landed.UNSTORABLE)
                 return None
-            if holder is not None:
-                match await self._peers.follow(flight, holder.owner):
-                    case Followed.UNSTORABLE:
-                        if flight.is_whole:
-                            flight.land(Landed.UNSTORABLE)
-                        return None
-                    case Followed.SILENT:
-                        # Its worker is dead or cut off; who takes the lease away may try next.
-                        await self._release(holder)
-                    case Followed.STORED | Followed.FAILED:
-                        pass
-            if (answer := await self._tiers.fetch(flight.key)) and self._is_fresh(answer):
-                flight.is_collapsed = True
-                flight.land(answer)
-                return None
+            if how is Followed.SILENT:
+                # Its worker is dead or cut off; who takes the lease away may try next.
+                await self._release(found.lease)
             if flight.is_whole:
-                flight.land(Landed.UNSTORABLE)
+                answer = await self._tiers.fetch(flight.key)
+                flight.land(answer or Landed.UNSTORABLE)
                 return None
+            found = None
         return None
 
-    async def _look_again(self, flight: Flight, lease: Lease) -> Lease | None:
-        # The flight before ours may have stored the response between our look-up and our
-        # turn. Without this, a hot key is fetched twice in a row.
-        answer = await self._tiers.fetch(flight.key)
-        if answer is None or not self._is_fresh(answer):
-            return lease
-        flight.is_collapsed = True
-        flight.land(answer)
-        await self._release(lease)
-        return None
+    async def _look_again(self, key: bytes) -> StoredAnswer | Lease | Held | None:
+        """Return a fresh answer, or the right to fetch one, or who has that."""
+        found = await self._tiers.fetch_or_lease(key)
+        if not isinstance(found, StoredAnswer) or self._is_fresh(found):
+            return found
+        try:
+            return await self._leases.acquire(key) or await self._leases.held(key)
+        except StoreError as error:
+            self._metrics.store_failed("lease", error)
+            return None
 
     def _is_fresh(self, answer: StoredAnswer) -> bool:
         return answer.age_s(self._clock()) < answer.lifetime_s

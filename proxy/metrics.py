@@ -5,6 +5,9 @@ Workers count into files that they share (prometheus_client's multiprocess mode,
 the supervisor through PROMETHEUS_MULTIPROC_DIR), and any worker's `/metrics` adds them up.
 """
 
+import asyncio
+from bisect import bisect_left
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import Final
 
@@ -107,12 +110,43 @@ _upstream_s_saved = Counter(
     "recollect_upstream_seconds_saved", "Upstream time that hits spared, as once measured."
 )
 
+_FLUSH_S: Final = 0.02
 _EVICTION_CAUSES: Final = ("capacity", "expired", "invalidated")
 _ERROR_KINDS: Final = ("unavailable", "refused", "corrupt")
 
 
+class _Times:
+    """Observations of one histogram's child, gathered by bucket."""
+
+    __slots__ = ("_bounds", "_child", "_counts", "_sum")
+
+    def __init__(self, child: Histogram, bounds: Sequence[float]) -> None:
+        self._child = child
+        self._bounds = bounds
+        self._counts = [0] * (len(bounds) + 1)
+        self._sum = 0.0
+
+    def add(self, seconds: float) -> None:
+        self._counts[bisect_left(self._bounds, seconds)] += 1
+        self._sum += seconds
+
+    def flush(self) -> None:
+        # prometheus_client observes one by one only, at two writes each; its child's parts are
+        # what `observe` itself writes to.
+        for bucket, count in enumerate(self._counts):
+            if count:
+                self._child._buckets[bucket].inc(count)
+                self._counts[bucket] = 0
+        self._child._sum.inc(self._sum)
+        self._sum = 0.0
+
+
 class Metrics:
-    """The counters of this process."""
+    """The counters of this process.
+
+    A count in the shared files costs a microsecond and a system call, and a request makes a
+    dozen. So counts are gathered here and written together, `_FLUSH_S` later at the latest.
+    """
 
     def __init__(self) -> None:
         self._requests = {
@@ -120,12 +154,12 @@ class Metrics:
             for endpoint in _ENDPOINTS
             for outcome in Outcome
         }
-        self._request_s = {outcome: _request_s.labels(outcome) for outcome in Outcome}
-        self._lookup_s = {tier: _lookup_s.labels(tier) for tier in ("memory", "redis")}
-        self._reasons = {
-            counter: {reason: counter.labels(reason) for reason in Reason}
-            for counter in (_bypasses, _not_stored)
-        }
+        self._request_s = {o: _Times(_request_s.labels(o), _REQUEST_S) for o in Outcome}
+        self._lookup_s = {t: _Times(_lookup_s.labels(t), _LOOKUP_S) for t in ("memory", "redis")}
+        self._first_byte_s = _Times(_first_byte_s, _UPSTREAM_S)
+        self._upstream_s = _Times(_upstream_s, _UPSTREAM_S)
+        self._bypasses = {reason: _bypasses.labels(reason) for reason in Reason}
+        self._not_stored = {reason: _not_stored.labels(reason) for reason in Reason}
         self._evictions = {cause: _evictions.labels(cause) for cause in _EVICTION_CAUSES}
         self._redis_errors = {
             (operation, kind): _redis_errors.labels(operation, kind)
@@ -137,65 +171,67 @@ class Metrics:
         }
         self._prompt_saved = _tokens_saved.labels("prompt")
         self._completion_saved = _tokens_saved.labels("completion")
+        self._memory: tuple[int, int] = (0, 0)
         self._is_redis_up = False
         _redis_up.set(0)
+        self._counted: dict[Counter, float] = {}
+        self._timed: set[_Times] = set()
+        self._flushing: asyncio.TimerHandle | None = None
 
     def answered(self, endpoint: str, outcome: Outcome, seconds: float) -> None:
         """Count one request."""
-        self._requests[endpoint, outcome].inc()
-        self._request_s[outcome].observe(seconds)
+        self._count(self._requests[endpoint, outcome])
+        self._time(self._request_s[outcome], seconds)
 
     def spared(self, answer: StoredAnswer) -> None:
         """Count what a hit spared the upstream."""
         recording = answer.recording
-        if recording.prompt_tokens:
-            self._prompt_saved.inc(recording.prompt_tokens)
-        if recording.completion_tokens:
-            self._completion_saved.inc(recording.completion_tokens)
-        _upstream_s_saved.inc(answer.upstream_s)
+        self._count(self._prompt_saved, recording.prompt_tokens)
+        self._count(self._completion_saved, recording.completion_tokens)
+        self._count(_upstream_s_saved, answer.upstream_s)
 
     def looked_up(self, tier: str, seconds: float) -> None:
         """Count one look-up in `tier` ("memory" or "redis")."""
-        self._lookup_s[tier].observe(seconds)
+        self._time(self._lookup_s[tier], seconds)
 
     def store_failed(self, operation: str, error: StoreError) -> None:
         """Count a failed Redis operation ("get", "put" or "lease")."""
         kind = "refused" if isinstance(error, StoreRefused) else "unavailable"
-        self._redis_errors[operation, kind].inc()
+        self._count(self._redis_errors[operation, kind])
 
     def found_corrupt(self) -> None:
         """Count an entry that was not what had been stored."""
-        self._redis_errors["get", "corrupt"].inc()
+        self._count(self._redis_errors["get", "corrupt"])
 
     def upstream_answered(self, first_byte_s: float, whole_s: float) -> None:
         """Time one upstream call."""
-        _first_byte_s.observe(first_byte_s)
-        _upstream_s.observe(whole_s)
+        self._time(self._first_byte_s, first_byte_s)
+        self._time(self._upstream_s, whole_s)
 
     def upstream_failed(self, kind: str) -> None:
         """Count one upstream call without a whole answer ("unreachable", "timeout" or "cut")."""
-        self._upstream_errors[kind].inc()
+        self._count(self._upstream_errors[kind])
 
     def bypassed(self, reason: Reason) -> None:
         """Count a request that the cache let pass."""
-        self._reasons[_bypasses][reason].inc()
+        self._count(self._bypasses[reason])
 
     def not_stored(self, reason: Reason) -> None:
         """Count an answer that was not stored."""
-        self._reasons[_not_stored][reason].inc()
+        self._count(self._not_stored[reason])
 
     def stored(self) -> None:
         """Count an answer that was stored."""
-        _stored.inc()
+        self._count(_stored)
 
     def evicted(self, cause: str) -> None:
         """Count an entry that left this worker's memory."""
-        self._evictions[cause].inc()
+        self._count(self._evictions[cause])
 
     def memory_holds(self, held_bytes: int, entries: int) -> None:
         """Note what this worker's memory holds."""
-        _memory_bytes.set(held_bytes)
-        _memory_entries.set(entries)
+        self._memory = held_bytes, entries
+        self._flush_soon()
 
     def redis_state(self, is_up: bool) -> None:
         """Note whether this worker's Redis connection stands."""
@@ -203,6 +239,32 @@ class Metrics:
         if self._is_redis_up and not is_up:
             _redis_outages.inc()
         self._is_redis_up = is_up
+
+    def flush(self) -> None:
+        """Write what was gathered."""
+        self._flushing = None
+        counted, self._counted = self._counted, {}
+        for counter, amount in counted.items():
+            counter.inc(amount)
+        for times in self._timed:
+            times.flush()
+        self._timed.clear()
+        held_bytes, entries = self._memory
+        _memory_bytes.set(held_bytes)
+        _memory_entries.set(entries)
+
+    def _count(self, counter: Counter, amount: float = 1) -> None:
+        self._counted[counter] = self._counted.get(counter, 0) + amount
+        self._flush_soon()
+
+    def _time(self, times: _Times, seconds: float) -> None:
+        times.add(seconds)
+        self._timed.add(times)
+        self._flush_soon()
+
+    def _flush_soon(self) -> None:
+        if self._flushing is None:
+            self._flushing = asyncio.get_running_loop().call_later(_FLUSH_S, self.flush)
 
 
 def exposition() -> bytes:

@@ -7,7 +7,7 @@ import orjson
 
 from proxy.errors import ErrorAnswer
 from proxy.exchange import Exchange, http_date
-from proxy.metrics import CONTENT_TYPE, Outcome, exposition
+from proxy.metrics import CONTENT_TYPE, Metrics, Outcome, exposition
 
 PATHS = frozenset({b"/healthz", b"/readyz", b"/metrics"})
 
@@ -18,9 +18,13 @@ class Operations:
     Args:
         token: What `/metrics` must be asked with, as a bearer token; None for no such need.
         is_redis_up: Whether this worker reaches Redis.
+        metrics: This worker's counts, to be written before all workers' are added up.
     """
 
-    def __init__(self, token: str | None, is_redis_up: Callable[[], bool]) -> None:
+    def __init__(
+        self, token: str | None, is_redis_up: Callable[[], bool], metrics: Metrics
+    ) -> None:
+        self._metrics = metrics
         self._token = token
         self._is_redis_up = is_redis_up
 
@@ -38,6 +42,7 @@ class Operations:
             case b"/readyz":
                 await self._send(exchange, b"application/json", self._readiness())
             case _ if self._may_read(exchange):
+                self._metrics.flush()
                 await self._send(exchange, CONTENT_TYPE, exposition())
             case _:
                 await exchange.refuse(

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 
 from config.load import SettingsError, data_folder
 from config.settings import Settings
+from proxy import logs
 from proxy.data_folder import DataFolderError, make_data_folder, tenancy_secret
 from proxy.listening import ListenError, listen, url_of
 from proxy.redis_keeper import RedisKeeper
@@ -55,7 +56,7 @@ def serve(settings: Settings, reload: Callable[[], Settings]) -> int:
     Returns:
         The exit code: 0 after a signal, 1 when it could not start.
     """
-    logging.basicConfig(level=settings.log.level.upper(), format="%(levelname)s %(message)s")
+    logs.configure(settings.log.level)
     try:
         return asyncio.run(_serve(settings, reload))
     except (ListenError, DataFolderError) as error:

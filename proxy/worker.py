@@ -8,6 +8,7 @@ import sys
 import uvicorn
 
 from proxy import logs
+from proxy.protocol import protocol_with
 from proxy.worker_start import WorkerStart
 
 _KEEP_ALIVE_S = 75
@@ -51,7 +52,7 @@ def main() -> None:
     config = uvicorn.Config(
         worker,
         loop="uvloop",
-        http="httptools",
+        http=protocol_with(start.settings.limits.header_bytes),
         ws="none",
         lifespan="on",
         log_config=None,

@@ -66,7 +66,9 @@ class StoredAnswer:
             for template in self.templates.values()
             if template is not None and template is not recording.body
         )
-        return len(recording.body) + len(recording.usage) + templates + _OVERHEAD_BYTES
+        fields = sum(len(name) + len(value) for name, value in self.headers)
+        fields += sum(len(name) + len(value or "") for name, value in self.vary)
+        return len(recording.body) + len(recording.usage) + templates + fields + _OVERHEAD_BYTES
 
     def template(self, form: Form, include_usage: bool) -> tuple[bytes | None, bool]:
         """Return it ready to send in `form`, and whether it has just grown by that.
@@ -113,6 +115,8 @@ def read_stored(stored: StoredResponse) -> StoredAnswer:
     try:
         head = orjson.loads(stored.head)
         recording_bytes = len(stored.body) - head["usage_bytes"]
+        if not 0 <= recording_bytes <= len(stored.body):
+            raise ValueError("more usage than content")
         return StoredAnswer(
             key=stored.key,
             stored_at=stored.stored_at,
@@ -133,5 +137,5 @@ def read_stored(stored: StoredResponse) -> StoredAnswer:
             vary=tuple((name, value) for name, value in head["vary"]),
             upstream_s=head["upstream_s"],
         )
-    except (KeyError, TypeError, orjson.JSONDecodeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise ValueError("not a stored answer of this version") from error

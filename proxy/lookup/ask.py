@@ -1,14 +1,13 @@
 """What one request asks of the cache: its key, its wishes, and the rules that hold for it."""
 
-import json
 from dataclasses import dataclass, replace
-from typing import Any
 
 from proxy.lookup.keys import KeyScope
 from proxy.lookup.routes import Route, Routes
 from proxy.lookup.tenants import Tenants
+from proxy.wire import exact_json
 from proxy.wire.cache_control import RequestDirectives, request_directives
-from proxy.wire.request import BadRequest, CacheableRequest
+from proxy.wire.request import BadRequest, CacheableRequest, JsonObject
 
 KEYED_HEADERS = (b"openai-organization", b"openai-project", b"openai-beta")
 """Request headers that change what an upstream answers, or on whose account."""
@@ -55,9 +54,19 @@ class Reader:
     ) -> Ask:
         """Return what `request` asks.
 
+        Args:
+            request: What `raw` says.
+            raw: Its content as it came.
+            headers: All its header fields, names in lower case.
+            named: The same by name; of repeated fields, one.
+            query: Its raw query string.
+
         Raises:
             BadRequest: Its `cache` field is not understood.
         """
+        if len(named) != len(headers):
+            # The upstream gets all lines of a repeated field, so all of them count.
+            named = _joined(headers)
         route = self._routes.of(request.model)
         directives = _NO_DIRECTIVES
         if b"cache-control" in named or b"pragma" in named:
@@ -81,33 +90,47 @@ class Reader:
 
 def _with_cache_field(ask: Ask) -> Ask:
     """Understand LiteLLM's `cache` field, and take it off what goes upstream."""
-    wishes: dict[str, Any] = ask.request.body["cache"] or {}
-    for name in ("no-cache", "no-store"):
-        if type(wishes.get(name, False)) is not bool:
-            raise BadRequest(f"'cache.{name}' must be a boolean.", f"cache.{name}")
-    ttl_s = _seconds(wishes, "ttl")
-    max_age_s = _seconds(wishes, "s-maxage")
-    namespace = wishes.get("namespace")
-    if namespace is not None and type(namespace) is not str:
-        raise BadRequest("'cache.namespace' must be a string.", "cache.namespace")
+    wishes: JsonObject = ask.request.body["cache"] or {}
     given = ask.directives
-    # Read anew with the standard library: it keeps numbers of any size as they were sent.
-    content = {name: value for name, value in json.loads(ask.content).items() if name != "cache"}
+    content = exact_json.loads(ask.content)
+    del content["cache"]
     return replace(
         ask,
         directives=replace(
             given,
-            no_store=given.no_store or wishes.get("no-store", False),
-            no_cache=given.no_cache or wishes.get("no-cache", False),
-            max_age_s=_smaller(given.max_age_s, max_age_s),
+            no_store=_flag(wishes, "no-store") or given.no_store,
+            no_cache=_flag(wishes, "no-cache") or given.no_cache,
+            max_age_s=_smaller(given.max_age_s, _seconds(wishes, "s-maxage")),
         ),
-        ttl_s=ttl_s,
-        scope=replace(ask.scope, headers=(*ask.scope.headers, namespace)),
-        content=json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode(),
+        ttl_s=_seconds(wishes, "ttl"),
+        scope=replace(ask.scope, namespace=_text(wishes, "namespace")),
+        content=exact_json.dumps(content),
     )
 
 
-def _seconds(wishes: dict[str, Any], name: str) -> float | None:
+def _joined(headers: list[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+    """Return header fields by name, the lines of each in one (RFC 9110 §5.3)."""
+    named: dict[bytes, bytes] = {}
+    for name, value in headers:
+        named[name] = named[name] + b", " + value if name in named else value
+    return named
+
+
+def _flag(wishes: JsonObject, name: str) -> bool:
+    value = wishes.get(name)
+    if value is not None and type(value) is not bool:
+        raise BadRequest(f"'cache.{name}' must be a boolean.", f"cache.{name}")
+    return value is True
+
+
+def _text(wishes: JsonObject, name: str) -> str | None:
+    value = wishes.get(name)
+    if value is not None and type(value) is not str:
+        raise BadRequest(f"'cache.{name}' must be a string.", f"cache.{name}")
+    return value
+
+
+def _seconds(wishes: JsonObject, name: str) -> float | None:
     value = wishes.get(name)
     if value is None:
         return None

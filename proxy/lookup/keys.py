@@ -14,7 +14,7 @@ Pure: the same request gives the same key on every machine.
 
 import hashlib
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -47,6 +47,10 @@ _ECHOED_BY_RESPONSES: Final = frozenset(
     {"user", "safety_identifier", "metadata", "store", "service_tier", "prompt_cache_key"}
     | {"prompt_cache_retention"}
 )
+_LEFT_OUT: Final[Mapping[Endpoint, frozenset[str]]] = {
+    **dict.fromkeys(Endpoint, frozenset(_NOT_IN_KEY)),
+    Endpoint.RESPONSES: frozenset(_NOT_IN_KEY) - _ECHOED_BY_RESPONSES,
+}
 
 _SAMPLING_DEFAULTS: Final[Mapping[str, object]] = {"temperature": 1, "top_p": 1}
 _DEFAULTS: Final[Mapping[Endpoint, Mapping[str, object]]] = {
@@ -57,7 +61,6 @@ _DEFAULTS: Final[Mapping[Endpoint, Mapping[str, object]]] = {
         "frequency_penalty": 0,
         "logprobs": False,
         "logit_bias": {},
-        "tools": [],
         "response_format": {"type": "text"},
         "modalities": ["text"],
     },
@@ -68,21 +71,22 @@ _DEFAULTS: Final[Mapping[Endpoint, Mapping[str, object]]] = {
         "presence_penalty": 0,
         "frequency_penalty": 0,
         "echo": False,
-        "suffix": "",
         "logit_bias": {},
     },
     Endpoint.EMBEDDINGS: {"encoding_format": "float"},
     Endpoint.RESPONSES: {**_SAMPLING_DEFAULTS, "tools": [], "background": False},
 }
-# For these, null says the same as leaving the field out (OpenAI's API reference).
+# For these, null says the same as leaving the field out (OpenAI's API reference). Not so for
+# tool_choice: vLLM puts "auto" in its place only where it is left out. Nor are empty tools the
+# same as none: some chat templates announce them.
 _NULLABLE: Final = frozenset(
     {"stop", "seed", "max_tokens", "max_completion_tokens", "max_output_tokens", "response_format"}
-    | {"tools", "tool_choice", "functions", "function_call", "top_logprobs", "suffix"}
+    | {"tools", "functions", "top_logprobs", "suffix"}
     | {"instructions", "previous_response_id", "conversation", "dimensions", "reasoning_effort"}
     | {"logit_bias", "modalities", "audio", "prediction", "web_search_options", "verbosity"}
 )
-_NORMALISED_ROLES: Final = frozenset({"system", "developer", "user"})
-_TEXT_PARTS: Final = frozenset({"text", "input_text"})
+_NORMALISED_ROLES: Final = ("system", "developer", "user")
+_TEXT_PARTS: Final = ("text", "input_text")
 _EXACT_DOUBLES: Final = 2**53
 _INTEGER_LIMIT: Final = 2**63
 
@@ -100,6 +104,7 @@ class KeyScope:
         revision: What stands behind the route: model, adapter, template revision.
         headers: Values of the request headers that count, in a fixed order.
         query: The raw query string.
+        namespace: What the client keeps apart within its tenant (LiteLLM's `cache.namespace`).
         ignored: Further top-level fields left out, by configuration.
         fold_defaults: Whether a parameter at its documented default equals an absent one.
     """
@@ -108,6 +113,7 @@ class KeyScope:
     revision: str
     headers: tuple[str | None, ...]
     query: str
+    namespace: str | None = None
     ignored: frozenset[str] = frozenset()
     fold_defaults: bool = True
 
@@ -118,7 +124,7 @@ def exact_key(request: CacheableRequest, scope: KeyScope) -> bytes:
     Raises:
         Unkeyable: Two different numbers could have been read as one.
     """
-    return _digest(request.endpoint, scope, canonical_body(request, scope))
+    return _digest(request.endpoint, scope, _canonical_body(request, scope))
 
 
 def input_keys(request: CacheableRequest, scope: KeyScope, inputs: Sequence[object]) -> list[bytes]:
@@ -127,29 +133,26 @@ def input_keys(request: CacheableRequest, scope: KeyScope, inputs: Sequence[obje
     Raises:
         Unkeyable: Two different numbers could have been read as one.
     """
-    body = canonical_body(request, scope)
+    body = _canonical_body(request, scope)
     keys = []
     for item in inputs:
-        body["input"] = [item]
+        body["input"] = [_plain_numbers(item)]
         keys.append(_digest(request.endpoint, scope, body))
     return keys
 
 
-def canonical_body(request: CacheableRequest, scope: KeyScope) -> JsonObject:
+def _canonical_body(request: CacheableRequest, scope: KeyScope) -> JsonObject:
     """Return the part of the body that counts, in the form in which it counts.
 
     Raises:
         Unkeyable: Two different numbers could have been read as one.
     """
     endpoint = request.endpoint
+    left_out = _LEFT_OUT[endpoint]
     defaults = _DEFAULTS[endpoint] if scope.fold_defaults else {}
     kept: JsonObject = {}
     for name, value in request.body.items():
-        if name in scope.ignored:
-            continue
-        if name in _NOT_IN_KEY and not (
-            endpoint is Endpoint.RESPONSES and name in _ECHOED_BY_RESPONSES
-        ):
+        if name in left_out or name in scope.ignored:
             continue
         if value is None and (name in _NULLABLE or name in defaults):
             continue
@@ -169,6 +172,7 @@ def _digest(endpoint: Endpoint, scope: KeyScope, body: JsonObject) -> bytes:
     parts = [
         FORMAT,
         scope.tenant,
+        scope.namespace,
         endpoint.value,
         scope.revision,
         scope.headers,
@@ -186,8 +190,6 @@ def _is_default(value: object, default: object) -> bool:
 def _plain_numbers(value: Any) -> Any:
     """Give equal numbers one form: `0`, `0.0` and `-0.0` are the same number (RFC 8259 §6)."""
     kind = type(value)
-    if kind is str:
-        return value
     if kind is float:
         if abs(value) >= _INTEGER_LIMIT:
             # The parser reads integers past 64 bits as doubles, and so makes neighbours equal.
@@ -202,44 +204,50 @@ def _plain_numbers(value: Any) -> Any:
     return value
 
 
-def normal_text(text: str) -> str:
-    """Return `text` in NFC, with line feeds as line ends and without outer white space."""
+def _normal_text(text: str, *, is_first: bool = True, is_last: bool = True) -> str:
+    """Return `text` in NFC, with line feeds as line ends and without outer white space.
+
+    White space is an outer one only where the whole text begins or ends.
+    """
     if not text.isascii():
         text = unicodedata.normalize("NFC", text)
     if "\r" in text:
         text = text.replace("\r\n", "\n").replace("\r", "\n")
-    return text.strip()
+    if is_first:
+        text = text.lstrip()
+    return text.rstrip() if is_last else text
 
 
 def _normal_message(message: JsonObject) -> JsonObject:
-    role = message.get("role")
-    if type(role) is not str or role not in _NORMALISED_ROLES:
+    if message.get("role") not in _NORMALISED_ROLES:
         return message
     content = message.get("content")
     if type(content) is str:
-        return {**message, "content": normal_text(content)}
+        return {**message, "content": _normal_text(content)}
     if type(content) is list:
         return {**message, "content": _normal_parts(content)}
     return message
 
 
-def _normal_parts(parts: Iterable[Any]) -> list[Any]:
+def _normal_parts(parts: Sequence[Any]) -> list[Any]:
+    # Upstreams join the texts of a message: between two parts a space may part two words.
+    last = len(parts) - 1
     return [
-        {**part, "text": normal_text(part["text"])}
-        if type(part) is dict
-        and type(part.get("text")) is str
-        and type(part.get("type")) is str
-        and part["type"] in _TEXT_PARTS
+        {
+            **part,
+            "text": _normal_text(part["text"], is_first=place == 0, is_last=place == last),
+        }
+        if type(part) is dict and part.get("type") in _TEXT_PARTS and type(part.get("text")) is str
         else part
-        for part in parts
+        for place, part in enumerate(parts)
     ]
 
 
 def _normalise_responses(body: JsonObject) -> None:
     given = body.get("input")
     if type(given) is str:
-        body["input"] = normal_text(given)
+        body["input"] = _normal_text(given)
     elif type(given) is list:
         body["input"] = [_normal_message(item) if type(item) is dict else item for item in given]
     if type(body.get("instructions")) is str:
-        body["instructions"] = normal_text(body["instructions"])
+        body["instructions"] = _normal_text(body["instructions"])

@@ -11,11 +11,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from fnmatch import fnmatchcase
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from proxy.wire.cache_control import RequestDirectives, UpstreamFreshness
 from proxy.wire.endpoint import Endpoint
 from proxy.wire.request import CacheableRequest
+
+_KNOWN_STREAM_OPTIONS: Final = frozenset({"include_usage", "include_obfuscation"})
+_RUN_BY_CLIENTS: Final = ("function", "custom")
+"""Tools that are run after the answer, by who asked; all others, by the upstream."""
 
 
 class Reason(StrEnum):
@@ -170,14 +174,9 @@ def may_look_up(
     # A spoken answer is referred to by an id that only the upstream knows.
     if "audio" in (body.get("modalities") or ()):
         return Bypass(Reason.AUDIO)
-    if body.get("web_search_options") is not None or any(
-        _has_side_effects(tool, rules.side_effect_tools) for tool in body.get("tools") or ()
-    ):
+    if _may_have_side_effects(body, rules.side_effect_tools):
         return Bypass(Reason.SIDE_EFFECTS)
     return LookUp()
-
-
-_KNOWN_STREAM_OPTIONS = frozenset({"include_usage", "include_obfuscation"})
 
 
 def _is_stateful(body: dict[str, Any], rules: RouteRules) -> bool:
@@ -187,13 +186,21 @@ def _is_stateful(body: dict[str, Any], rules: RouteRules) -> bool:
     return bool(rules.stores_responses if store is None else store)
 
 
-def _has_side_effects(tool: Any, patterns: Sequence[str]) -> bool:
-    """A function or custom tool is run by the client, after the answer; all others, upstream."""
-    if type(tool) is not dict or tool.get("type") not in ("function", "custom"):
+def _may_have_side_effects(body: dict[str, Any], patterns: Sequence[str]) -> bool:
+    """Whether the upstream runs a tool of its own, or the client one that `patterns` name."""
+    if body.get("web_search_options") is not None:
         return True
-    declared = tool.get(tool["type"])
-    name = (declared if type(declared) is dict else tool).get("name")
-    return type(name) is str and any(fnmatchcase(name, pattern) for pattern in patterns)
+    functions: list[Any] = [*(body.get("functions") or ())]
+    for tool in body.get("tools") or ():
+        if type(tool) is not dict or tool.get("type") not in _RUN_BY_CLIENTS:
+            return True
+        # Chat puts the function into a member of its own, the Responses API does not.
+        functions.append(tool.get(tool["type"]) or tool)
+    names = [function.get("name") for function in functions if type(function) is dict]
+    return any(
+        type(name) is str and any(fnmatchcase(name, pattern) for pattern in patterns)
+        for name in names
+    )
 
 
 def may_reuse(
@@ -217,7 +224,9 @@ def may_reuse(
         directives.stale_if_error_s, rules.stale_if_error_s, stored.keep_s
     )
     if directives.no_cache:
-        return Refuse(Reason.NO_CACHE, on_error)
+        # Not even on an error: it is a new answer or none (RFC 9111 §5.2.1.4).
+        return Refuse(Reason.NO_CACHE)
+    # Not `>`: with max-age=0 not even what was stored this very moment will do.
     if directives.max_age_s is not None and age_s >= directives.max_age_s:
         return Refuse(Reason.MAX_AGE, on_error)
     if directives.min_fresh_s is not None and ttl_s < directives.min_fresh_s:
@@ -259,29 +268,20 @@ def may_store(
     """
     if status != 200:
         return DoNotStore(Reason.STATUS)
-    initial_age_s = 0.0
-    lifetime_s = rules.ttl_s
+    keep_s, initial_age_s = rules.max_stale_s, 0.0
+    stated_s: float | None = None
     if upstream is not None:
         if not upstream.may_store:
             return DoNotStore(Reason.UPSTREAM_NO_STORE)
-        initial_age_s = upstream.initial_age_s
-        if upstream.lifetime_s is not None:
-            # What the upstream stated is exact: no jitter, and no more than it allowed.
-            lifetime_s = min(upstream.lifetime_s, rules.max_ttl_s)
-            if asked_ttl_s is not None:
-                lifetime_s = min(lifetime_s, asked_ttl_s)
-            return _stored(lifetime_s, initial_age_s, upstream.may_serve_stale, rules)
-    if asked_ttl_s is not None:
-        lifetime_s = asked_ttl_s
-    lifetime_s = min(lifetime_s, rules.max_ttl_s) * (1 - rules.jitter * jitter)
-    may_serve_stale = upstream is None or upstream.may_serve_stale
-    return _stored(lifetime_s, initial_age_s, may_serve_stale, rules)
-
-
-def _stored(
-    lifetime_s: float, initial_age_s: float, may_serve_stale: bool, rules: RouteRules
-) -> Store | DoNotStore:
-    keep_s = rules.max_stale_s if may_serve_stale else 0.0
+        if not upstream.may_serve_stale:
+            keep_s = 0.0
+        initial_age_s, stated_s = upstream.initial_age_s, upstream.lifetime_s
+    lifetime_s = min(rules.ttl_s if asked_ttl_s is None else asked_ttl_s, rules.max_ttl_s)
+    if stated_s is None:
+        lifetime_s *= 1 - rules.jitter * jitter
+    else:
+        # What the upstream stated is exact: no jitter, and no more than it allowed.
+        lifetime_s = min(stated_s, rules.max_ttl_s if asked_ttl_s is None else lifetime_s)
     if lifetime_s - initial_age_s + keep_s <= 0:
         return DoNotStore(Reason.LIFETIME)
     return Store(lifetime_s, keep_s, initial_age_s)

@@ -10,6 +10,8 @@ from config.settings import RouteSettings, Settings
 from proxy.lookup.policy import RouteRules
 
 _REMEMBERED_MODELS: Final = 1000
+_LONGEST_REMEMBERED: Final = 256
+"""Longer names are looked for each time: what a client sends must not fill memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +37,7 @@ class Routes:
     """Finds a model's route: the first that names it, else the default."""
 
     def __init__(self, settings: Settings) -> None:
-        self._default = _route(settings, None)
+        self._default = _route(settings, RouteSettings(models=("*",)))
         self._named = [(route.models, _route(settings, route)) for route in settings.routes]
         self._remembered: LRUCache[str, Route] = LRUCache(_REMEMBERED_MODELS)
 
@@ -45,7 +47,9 @@ class Routes:
             return self._default
         route = self._remembered.get(model)
         if route is None:
-            route = self._remembered[model] = self._find(model)
+            route = self._find(model)
+            if len(model) <= _LONGEST_REMEMBERED:
+                self._remembered[model] = route
         return route
 
     def _find(self, model: str) -> Route:
@@ -55,23 +59,12 @@ class Routes:
         return self._default
 
 
-def _route(settings: Settings, route: RouteSettings | None) -> Route:
+def _route(settings: Settings, route: RouteSettings) -> Route:
     cache = settings.cache
-    ttl_s = cache.ttl_s if route is None or route.ttl_s is None else route.ttl_s
-    fold = (
-        cache.fold_defaults
-        if route is None or route.fold_defaults is None
-        else (route.fold_defaults)
-    )
-    ignored = frozenset(cache.ignore_fields)
-    revision = settings.upstream.revision
-    if route is not None:
-        ignored |= frozenset(route.ignore_fields)
-        revision = route.revision or revision
     return Route(
         rules=RouteRules(
-            cache=route is None or route.cache,
-            ttl_s=ttl_s,
+            cache=route.cache,
+            ttl_s=cache.ttl_s if route.ttl_s is None else route.ttl_s,
             max_ttl_s=cache.max_ttl_s,
             jitter=cache.jitter,
             max_stale_s=cache.max_stale_s,
@@ -81,8 +74,8 @@ def _route(settings: Settings, route: RouteSettings | None) -> Route:
             stores_responses=settings.upstream.stores_responses,
             side_effect_tools=cache.side_effect_tools,
         ),
-        revision=revision,
-        is_shared=route is not None and route.shared,
-        ignored=ignored,
-        fold_defaults=fold,
+        revision=route.revision or settings.upstream.revision,
+        is_shared=route.shared,
+        ignored=frozenset(cache.ignore_fields) | frozenset(route.ignore_fields),
+        fold_defaults=cache.fold_defaults if route.fold_defaults is None else route.fold_defaults,
     )

@@ -12,7 +12,10 @@ from typing import Final
 
 from cachetools import LRUCache
 
-_KNOWN_MOST: Final = 10_000
+_KNOWN_MOST: Final = 1_000
+_KNOWN_MOST_BYTES: Final = 4096
+"""Longer credentials are told apart anew each time: what a client sends must not fill memory."""
+
 CREDENTIAL_HEADERS: Final = (b"authorization", b"x-api-key", b"api-key")
 
 Credential = tuple[bytes | None, ...]
@@ -37,7 +40,9 @@ class Tenants:
         credential = tuple(headers.get(name) for name in CREDENTIAL_HEADERS)
         tenant = self._known.get(credential)
         if tenant is None:
-            tenant = self._known[credential] = self._tell(credential)
+            tenant = self._tell(credential)
+            if sum(len(value) for value in credential if value) <= _KNOWN_MOST_BYTES:
+                self._known[credential] = tenant
         return tenant
 
     def _tell(self, credential: Credential) -> str:

@@ -7,8 +7,9 @@ import time
 from collections.abc import Sequence
 from typing import Protocol
 
+from cachestore.entry import StoredResponse
 from cachestore.errors import StoreError
-from cachestore.leases import Lease
+from cachestore.leases import Held, Lease, Leases
 from cachestore.memory_store import MemoryStore
 from cachestore.redis_store import RedisStore
 from proxy.lookup.answers import StoredAnswer, read_stored
@@ -37,14 +38,20 @@ class Tiers:
     Args:
         memory: This worker's memory.
         redis: The truth, shared by all workers and hosts.
+        leases: Drafts the leases taken together with a look-up.
         observer: Counts what happens.
     """
 
     def __init__(
-        self, memory: MemoryStore[StoredAnswer], redis: RedisStore, observer: TierObserver
+        self,
+        memory: MemoryStore[StoredAnswer],
+        redis: RedisStore,
+        leases: Leases,
+        observer: TierObserver,
     ) -> None:
         self._memory = memory
         self._redis = redis
+        self._leases = leases
         self._observer = observer
 
     def peek(self, key: bytes) -> StoredAnswer | None:
@@ -66,6 +73,28 @@ class Tiers:
         # must find the answer in memory, to drop it.
         try:
             answer = read_stored(stored)
+        except ValueError:
+            return None
+        self.keep(answer)
+        return answer
+
+    async def fetch_or_lease(self, key: bytes) -> StoredAnswer | Lease | Held | None:
+        """Return what Redis holds under `key`; else take the lease on it, or say who has it.
+
+        None where Redis cannot be asked: then there is nobody to agree with.
+        """
+        began = time.perf_counter()
+        try:
+            found = await self._redis.get_or_lease(self._leases.draft(key))
+        except StoreError as error:
+            self._observer.store_failed("get", error)
+            return None
+        self._observer.looked_up("redis", time.perf_counter() - began)
+        if not isinstance(found, StoredResponse):
+            return found
+        # No await from here to keep(): see fetch().
+        try:
+            answer = read_stored(found)
         except ValueError:
             return None
         self.keep(answer)

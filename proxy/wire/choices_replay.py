@@ -104,15 +104,19 @@ def chunks(endpoint: Endpoint, template: bytes) -> tuple[bytes, bytes]:
     usage = whole.pop("usage", None)
     common = {name: value for name, value in whole.items() if name in _IN_EVERY_CHUNK}
     rest = {name: value for name, value in whole.items() if name not in _IN_EVERY_CHUNK}
-    says = []
-    ends = []
+    begins: list[JsonObject] = []
+    says: list[JsonObject] = []
+    ends: list[JsonObject] = []
     for position, choice in enumerate(choices):
-        index = choice.pop("index", position)
-        finish_reason = choice.pop("finish_reason")
-        said: JsonObject = {"index": index}
-        end: JsonObject = {"index": index}
+        said: JsonObject = {"index": choice.pop("index", position)}
+        end: JsonObject = {**said}
         if endpoint is Endpoint.CHAT:
-            said["delta"] = _as_delta(choice.pop("message"))
+            message = choice.pop("message")
+            # As OpenAI does it. Besides, openai-python counts the logprobs of a choice's first
+            # chunk twice, so that it should have none.
+            role = {"role": message.pop("role")} if "role" in message else {}
+            begins.append({**said, "delta": role, "finish_reason": None})
+            said["delta"] = _as_delta(message)
             end["delta"] = {}
         else:
             said["text"] = choice.pop("text")
@@ -122,8 +126,8 @@ def chunks(endpoint: Endpoint, template: bytes) -> tuple[bytes, bytes]:
             end["logprobs"] = None
         said["finish_reason"] = None
         says.append(said)
-        ends.append({**end, **choice, "finish_reason": finish_reason})
-    events = [_event({**common, "choices": [choice]}) for choice in says + ends[:-1]]
+        ends.append({**end, **choice})
+    events = [_event({**common, "choices": [choice]}) for choice in begins + says + ends[:-1]]
     events.append(_event({**common, "choices": ends[-1:], **rest}))
     usage_event = b""
     if isinstance(usage, dict):

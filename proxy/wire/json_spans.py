@@ -55,12 +55,15 @@ def _value_end(text: str, start: int) -> int:
         assert scalar is not None  # a value is there, because the text is JSON
         return scalar.end()
     depth = 0
-    for token in _STRING_OR_BRACKET.finditer(text, start):
+    at = start
+    while True:
+        token = _STRING_OR_BRACKET.search(text, at)
+        assert token is not None  # brackets match, because the text is JSON
+        at = token.end()
         character = token[0]
         if character in "{[":
             depth += 1
         elif character in "}]":
             depth -= 1
             if depth == 0:
-                return token.end()
-    raise AssertionError("brackets do not match: the text is not JSON")
+                return at

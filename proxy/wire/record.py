@@ -8,7 +8,7 @@ every JSON value is as it was sent, digit by digit. Nothing here reads a clock o
 network.
 """
 
-from typing import Any, Final, assert_never
+from typing import Any, Final
 
 import orjson
 
@@ -72,16 +72,13 @@ def _record_document(
     if not isinstance(answer, dict):
         return NotStorable("json")
     created_name = "created"
-    match endpoint:
-        case Endpoint.CHAT | Endpoint.COMPLETIONS:
-            reason = record_choices.document_verdict(endpoint, answer, policy)
-        case Endpoint.RESPONSES:
-            reason = record_response.verdict(answer, policy)
-            created_name = "created_at"
-        case Endpoint.EMBEDDINGS:
-            reason = _embeddings_verdict(answer)
-        case _:
-            assert_never(endpoint)
+    if endpoint is Endpoint.RESPONSES:
+        reason = record_response.verdict(answer, policy)
+        created_name = "created_at"
+    elif endpoint is Endpoint.EMBEDDINGS:
+        reason = _embeddings_verdict(answer)
+    else:
+        reason = record_choices.document_verdict(endpoint, answer, policy)
     if reason is not None:
         return NotStorable(reason)
     prompt_tokens, completion_tokens = count_tokens(answer.get("usage"))

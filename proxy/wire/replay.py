@@ -11,7 +11,7 @@ stream without such a chunk came from a server that puts usage, if anything, int
 chunk of every stream: that stays as it was sent, and answers those who ask.
 """
 
-from typing import Final, assert_never
+from typing import Final
 
 from proxy.wire import choices_replay, response_replay
 from proxy.wire.endpoint import Endpoint, Form
@@ -46,15 +46,11 @@ def render(
         is not known; a stream of embeddings; pieces of a kind that cannot be put together.
     """
     try:
-        match endpoint:
-            case Endpoint.CHAT | Endpoint.COMPLETIONS:
-                return _render_choices(recording, endpoint, form, include_usage)
-            case Endpoint.RESPONSES:
-                return _render_response(recording, form)
-            case Endpoint.EMBEDDINGS:
-                return recording.body if form is recording.form else None
-            case _:
-                assert_never(endpoint)
+        if endpoint is Endpoint.RESPONSES:
+            return _render_response(recording, form)
+        if endpoint is Endpoint.EMBEDDINGS:
+            return recording.body if form is recording.form else None
+        return _render_choices(recording, endpoint, form, include_usage)
     except (TooDeep, choices_replay.NotMergeable):
         return None
 

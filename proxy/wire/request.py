@@ -7,12 +7,13 @@ judge: the bytes go upstream, which says what is wrong.
 Refused are only requests that two readers could understand differently, because a cache that
 answers them may answer something else than the upstream would: repeated keys, NaN, lone
 surrogates (RFC 8259 §4, §6, §8.2), nesting past the limit, and wrong types of the interpreted
-fields.
+fields. No refusal repeats what it refuses: a field's value may be part of a prompt.
 """
 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import NoneType
 from typing import Any, Final
 
 import orjson
@@ -21,22 +22,28 @@ from proxy.wire.endpoint import Endpoint
 
 JsonObject = dict[str, Any]
 
-_INTERPRETED: Final[Mapping[str, tuple[type, str]]] = {
-    "model": (str, "a string"),
-    "stream": (bool, "a boolean"),
-    "stream_options": (dict, "an object"),
-    "cache": (dict, "an object"),
-    "store": (bool, "a boolean"),
-    "background": (bool, "a boolean"),
-    "tools": (list, "an array"),
-    "modalities": (list, "an array"),
+_Check = tuple[str, tuple[type, ...], str]
+"""A field, the Python types of the JSON values it may have, and the same in words."""
+
+_EVERYWHERE: Final[tuple[_Check, ...]] = (
+    ("model", (str,), "a string"),
+    ("stream", (bool, NoneType), "a boolean"),
+    ("stream_options", (dict, NoneType), "an object"),
+    ("cache", (dict, NoneType), "an object"),
+    ("store", (bool, NoneType), "a boolean"),
+    ("background", (bool, NoneType), "a boolean"),
+    ("tools", (list, NoneType), "an array"),
+    ("functions", (list, NoneType), "an array"),
+    ("modalities", (list, NoneType), "an array"),
+)
+_CHECKS: Final[Mapping[Endpoint, tuple[_Check, ...]]] = {
+    Endpoint.CHAT: (*_EVERYWHERE, ("messages", (list,), "an array of messages")),
+    # A completion may begin from nothing, and a response from a prompt kept upstream.
+    Endpoint.COMPLETIONS: (*_EVERYWHERE, ("prompt", (str, list, NoneType), "a string or an array")),
+    Endpoint.EMBEDDINGS: (*_EVERYWHERE, ("input", (str, list), "a string or an array")),
+    Endpoint.RESPONSES: (*_EVERYWHERE, ("input", (str, list, NoneType), "a string or an array")),
 }
-_PROMPT: Final[Mapping[Endpoint, tuple[str, tuple[type, ...], str]]] = {
-    Endpoint.CHAT: ("messages", (list,), "an array of messages"),
-    Endpoint.COMPLETIONS: ("prompt", (str, list), "a string or an array"),
-    Endpoint.EMBEDDINGS: ("input", (str, list), "a string or an array"),
-    Endpoint.RESPONSES: ("input", (str, list), "a string or an array"),
-}
+_LONGEST_PARAM: Final = 64
 
 
 class BadRequest(Exception):
@@ -83,7 +90,8 @@ def read_request(endpoint: Endpoint, raw: bytes, max_depth: int) -> CacheableReq
     Args:
         endpoint: The endpoint it was sent to.
         raw: The request's content, decoded from any content coding.
-        max_depth: The deepest nesting of arrays and objects let through.
+        max_depth: The deepest nesting of arrays and objects let through; at most 250, so that
+            the JSON can be written again.
 
     Raises:
         BadRequest: See the module's text for what is refused.
@@ -98,8 +106,8 @@ def read_request(endpoint: Endpoint, raw: bytes, max_depth: int) -> CacheableReq
     if raw.count(b"{") + raw.count(b"[") > max_depth and _depth_exceeds(body, max_depth):
         raise _too_deep(max_depth)
     # Each member has one colon, and a colon in a text survives the round trip, unless it was
-    # escaped (\\u003a). So a lost member shows as a lost colon; only then look closely.
-    if orjson.dumps(body).count(b":") != raw.count(b":") or b"\\u003" in raw:
+    # escaped. So a lost member shows as a lost colon; only then look closely.
+    if orjson.dumps(body).count(b":") != raw.count(b":") or b"\\u003a" in raw or b"\\u003A" in raw:
         _refuse_repeated_keys(raw)
     _check_types(endpoint, body)
     options = body.get("stream_options") or {}
@@ -107,25 +115,23 @@ def read_request(endpoint: Endpoint, raw: bytes, max_depth: int) -> CacheableReq
     return CacheableRequest(
         endpoint=endpoint,
         body=body,
-        model=body.get("model") or "",
+        model=body.get("model", ""),
         is_stream=is_stream,
         include_usage=is_stream and options.get("include_usage") is True,
     )
 
 
 def _check_types(endpoint: Endpoint, body: JsonObject) -> None:
-    for name, (kind, wanted) in _INTERPRETED.items():
-        value = body.get(name)
-        if value is not None and type(value) is not kind:
+    for name, kinds, wanted in _CHECKS[endpoint]:
+        if name in body and type(body[name]) not in kinds:
             raise BadRequest(f"'{name}' must be {wanted}.", name)
-    name, kinds, wanted = _PROMPT[endpoint]
-    value = body.get(name)
-    if value is None:
-        return
-    if type(value) not in kinds:
-        raise BadRequest(f"'{name}' must be {wanted}.", name)
+    # `1` and "yes" are true to some upstreams; to a cache they must not be something else.
+    options = body.get("stream_options") or {}
+    if type(options.get("include_usage")) not in (bool, NoneType):
+        name = "stream_options.include_usage"
+        raise BadRequest(f"'{name}' must be a boolean.", name)
     if endpoint is Endpoint.CHAT:
-        for index, message in enumerate(value):
+        for index, message in enumerate(body.get("messages", ())):
             if type(message) is not dict:
                 raise BadRequest(f"'messages[{index}]' must be an object.", f"messages[{index}]")
 
@@ -158,6 +164,8 @@ def _diagnose(raw: bytes, max_depth: int) -> Unreadable:
         raise _too_deep(max_depth) from None
     except ValueError:
         return Unreadable()
+    if _depth_exceeds(body, max_depth):
+        raise _too_deep(max_depth)
     try:
         json.dumps(body, ensure_ascii=False).encode()
     except UnicodeEncodeError:
@@ -165,8 +173,6 @@ def _diagnose(raw: bytes, max_depth: int) -> Unreadable:
             "The request has a lone surrogate (\\ud800 to \\udfff without its partner), "
             "which is no Unicode text."
         ) from None
-    except RecursionError:
-        raise _too_deep(max_depth) from None
     return Unreadable()
 
 
@@ -186,7 +192,10 @@ def _refuse_repeated_keys(raw: bytes) -> None:
         seen: set[str] = set()
         for name, _ in pairs:
             if name in seen:
-                raise BadRequest(f"The key {name!r} stands twice in one object.", name)
+                raise BadRequest(
+                    "A key stands twice in one object.",
+                    name if len(name) <= _LONGEST_PARAM else None,
+                )
             seen.add(name)
 
     json.loads(raw, object_pairs_hook=member)

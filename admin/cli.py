@@ -1,0 +1,162 @@
+"""The `recollect` command.
+
+Exit codes: 0 it worked, 1 it failed while running, 2 the command line or the settings are wrong.
+
+What only one command needs is imported by it alone: `recollect config` loads no server.
+"""
+
+import json
+import os
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, NoReturn, TypedDict
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from config.load import Loaded, SettingsError, data_folder, find_config_file, load
+from config.masking import mask
+
+_USAGE_ERROR = 2
+_PIPE_WIDTH = 400
+"""Columns where there is no terminal: a line that is searched by a program must not be folded."""
+
+app = typer.Typer(
+    name="recollect",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,  # its tracebacks show local variables, secrets among them
+)
+config_app = typer.Typer(help="Look at the settings in effect.", no_args_is_help=True)
+app.add_typer(config_app, name="config")
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        metavar="FILE",
+        help="Settings file (TOML). Else $RECOLLECT_CONFIG, else ./recollect.toml if it exists.",
+    ),
+]
+
+
+def main() -> None:
+    """Run the command line and exit."""
+    app()
+
+
+def _show_version(is_asked: bool) -> None:
+    if is_asked:
+        typer.echo(f"recollect {version('recollect')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    *,
+    _: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Show the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """A response cache for LLM servers."""
+
+
+@app.command()
+def serve(
+    *,
+    upstream: Annotated[
+        str | None, typer.Option(metavar="URL", help="Base URL of the LLM server.")
+    ] = None,
+    redis: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL", help="Redis to store in. Without it, one of our own is started."
+        ),
+    ] = None,
+    config: ConfigOption = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on; 0: any free one.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Number of worker processes.")] = None,
+) -> None:
+    """Serve: answer from the cache, ask the upstream otherwise."""
+    flags = {
+        "upstream.base_url": upstream,
+        "redis.url": redis,
+        "server.host": host,
+        "server.port": port,
+        "server.workers": workers,
+    }
+    file = find_config_file(config, os.environ)
+
+    def read() -> Loaded:
+        return load(file, flags, os.environ, is_upstream_needed=True)
+
+    try:
+        settings = read().settings
+    except SettingsError as error:
+        _refuse(error)
+    from proxy.supervisor import serve as supervise
+
+    raise typer.Exit(supervise(settings, lambda: read().settings))
+
+
+@config_app.command()
+def check(config: ConfigOption = None) -> None:
+    """Check the settings; name every mistake."""
+    file = find_config_file(config, os.environ)
+    loaded = _load(file)
+    typer.echo(f"The settings are valid ({file or 'no settings file'}).")
+    if not loaded.settings.upstream.base_url:
+        typer.echo("upstream.base_url is not set: `recollect serve` will need --upstream.")
+
+
+@config_app.command()
+def show(
+    config: ConfigOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Write JSON.")] = False,
+) -> None:
+    """Show the settings in effect, each with where it came from. Secrets are masked."""
+    loaded = _load(find_config_file(config, os.environ))
+    shown = _shown(loaded)
+    if as_json:
+        typer.echo(json.dumps(shown, indent=2, ensure_ascii=False))
+        return
+    table = Table("Setting", "Value", "Source", box=None)
+    for key, row in shown.items():
+        # Text, not str: square brackets are part of a value, not rich's markup.
+        table.add_row(key, Text(json.dumps(row["value"], ensure_ascii=False)), Text(row["source"]))
+    Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH).print(table)
+
+
+class _Row(TypedDict):
+    value: object
+    source: str
+
+
+def _shown(loaded: Loaded) -> dict[str, _Row]:
+    values = loaded.settings.model_dump(mode="json")
+    # What it comes to, rather than that it was not set.
+    values["server"]["data_dir"] = str(data_folder(loaded.settings, os.environ))
+    rows = {}
+    for key, source in loaded.sources.items():
+        section, _, name = key.partition(".")
+        value = values[section][name] if name else values[section]
+        rows[key] = _Row(value=mask(key, value), source=source)
+    return rows
+
+
+def _load(file: Path | None) -> Loaded:
+    try:
+        return load(file, {}, os.environ)
+    except SettingsError as error:
+        _refuse(error)
+
+
+def _refuse(error: SettingsError) -> NoReturn:
+    typer.echo(f"recollect: {error}", err=True)
+    raise typer.Exit(_USAGE_ERROR)

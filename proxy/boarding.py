@@ -1,0 +1,240 @@
+"""Gets a request's answer from a flight: one of its own, or one that is under way already.
+
+Who starts a flight is answered with whatever comes. Who joins one gets only what may be shared:
+a stream as it comes, from its beginning, or the stored response it ends in. When a flight fails,
+one of those who waited tries once more for all; after that, and for an answer that was for one
+client alone, everyone asks for themselves, all at once.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Final
+
+from cachestore.leases import Held, Lease
+from proxy.exchange import Exchange, watching
+from proxy.fetch import Fetcher, Order, matches_vary
+from proxy.forward import Forwarder, failure
+from proxy.lookup.answers import StoredAnswer
+from proxy.lookup.ask import Ask
+from proxy.lookup.peers import may_share_live
+from proxy.lookup.policy import Reuse
+from proxy.lookup.single_flight import Flight, FlightFailed, Flights, Landed, Watcher
+from proxy.metrics import Outcome
+from proxy.replies import Replies
+
+_FLIGHTS_JOINED: Final = 2
+_SHARED: Final = frozenset({b"miss", b"stale"})
+"""What may be fetched together. The others want an answer begun after they asked, or another."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trip:
+    """A request that the cache has no answer for.
+
+    Attributes:
+        exchange: Where it came from and is answered.
+        ask: What it asks.
+        key: Its exact key.
+        forwarded: Why it goes upstream, in the words of RFC 9211 §2.2.
+        fallback: A stale answer that may serve should the upstream fail.
+        found: What its look-up left it with: the lease, or who has that.
+    """
+
+    exchange: Exchange
+    ask: Ask
+    key: bytes
+    forwarded: bytes = b"miss"
+    fallback: StoredAnswer | None = None
+    found: Lease | Held | None = None
+
+
+class Boarding:
+    """Answers trips from flights."""
+
+    def __init__(
+        self,
+        *,
+        flights: Flights,
+        fetcher: Fetcher,
+        forwarder: Forwarder,
+        replies: Replies,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._flights = flights
+        self._fetcher = fetcher
+        self._forwarder = forwarder
+        self._replies = replies
+        self._clock = clock
+        self._revalidations: set[asyncio.Task[None]] = set()
+
+    def is_under_way(self, key: bytes) -> bool:
+        """Return whether a flight for `key` could be joined now."""
+        return self._flights.get(key) is not None
+
+    async def answer(self, trip: Trip) -> None:
+        """Answer a request, together with whoever else wants the same now.
+
+        Raises:
+            ClientGone: The client left first.
+        """
+        async with watching(trip.exchange):
+            if trip.forwarded in _SHARED and await self._answer_shared(trip):
+                return
+            await self._lead(trip, self._take_off(trip, is_shared=False))
+
+    async def _answer_shared(self, trip: Trip) -> bool:
+        for _ in range(_FLIGHTS_JOINED):
+            flight = self._flights.get(trip.key)
+            # Who holds the lease leads, whatever else is in the air: nobody else could.
+            if flight is None or isinstance(trip.found, Lease):
+                return await self._lead(trip, self._take_off(trip, is_shared=True))
+            if await self._follow(trip, flight):
+                return True
+            if flight.landed is not Landed.FAILED:
+                return False
+            trip = replace(trip, found=None)
+        return False
+
+    async def obtain(self, trip: Trip) -> StoredAnswer | None:
+        """Return the answer to a request instead of sending it, if it came and may be stored.
+
+        Raises:
+            ClientGone: The client left first.
+        """
+        async with watching(trip.exchange):
+            flight = self._flights.get(trip.key) or self._take_off(trip, is_shared=True)
+            watcher = flight.watch()
+            try:
+                await flight.until(lambda f: f.is_settled or f.is_oversize)
+            finally:
+                watcher.leave()
+        return flight.landed if isinstance(flight.landed, StoredAnswer) else None
+
+    def revalidate(self, trip: Trip) -> None:
+        """Fetch a fresh answer while the stale one is served (RFC 5861 §3)."""
+        if self.is_under_way(trip.key):
+            return
+        watcher = self._take_off(trip, is_shared=True).watch()
+        task = asyncio.get_running_loop().create_task(_see_to_its_end(watcher))
+        self._revalidations.add(task)
+        task.add_done_callback(self._revalidations.discard)
+
+    def _take_off(self, trip: Trip, is_shared: bool) -> Flight:
+        """Start a flight; other requests, here and elsewhere, may join it if it is shared."""
+        exchange = trip.exchange
+        order = Order(
+            ask=trip.ask,
+            path=exchange.path.removeprefix("/v1"),
+            query=exchange.query,
+            headers=exchange.headers,
+            named=exchange.named,
+        )
+        flight = self._flights.open(trip.key, _form(trip), is_shared=is_shared)
+        flight.run(self._fetcher.fetch(flight, order, is_shared, trip.found))
+        return flight
+
+    async def _lead(self, trip: Trip, flight: Flight) -> bool:
+        """Answer from a flight of this request's own.
+
+        False, with nothing sent, where another worker's answer came that is no answer to this.
+        """
+        exchange = trip.exchange
+        watcher = flight.watch()
+        try:
+            await flight.until(lambda f: f.head is not None or f.is_settled)
+            head = flight.head
+            if head is not None and not may_share_live(head):
+                # All of it at once: only then can the answer say whether it was stored.
+                await flight.until(lambda f: f.is_settled or f.is_oversize)
+            if trip.fallback is not None and _has_failed(flight):
+                return await self._serve_stale(trip, trip.fallback)
+            if head is None and isinstance(flight.landed, StoredAnswer):
+                return await self._serve_landed(trip, flight.landed)
+            if head is None:
+                exchange.cache_status = b"recollect; fwd=" + trip.forwarded
+                cause = flight.error or ConnectionError("no answer")
+                await exchange.refuse(failure(cause), Outcome.UPSTREAM_ERROR)
+                return True
+            exchange.cache_status = self._replies.forwarded_status(flight, trip.forwarded)
+            exchange.outcome = Outcome.COLLAPSED if flight.is_collapsed else Outcome.MISS
+            if head.status != 200:
+                exchange.outcome = Outcome.UPSTREAM_ERROR
+            await self._relay(exchange, watcher)
+            return True
+        finally:
+            watcher.leave()
+
+    async def _follow(self, trip: Trip, flight: Flight) -> bool:
+        """Answer from a flight that another request started, if it may be shared."""
+        exchange = trip.exchange
+        watcher = flight.watch()
+        try:
+            if flight.form == _form(trip):
+                await flight.until(lambda f: f.head is not None or f.is_settled)
+                if flight.head is not None and may_share_live(flight.head):
+                    exchange.cache_status = b"recollect; fwd=" + trip.forwarded + b"; collapsed"
+                    exchange.outcome = Outcome.COLLAPSED
+                    await self._relay(exchange, watcher)
+                    return True
+            await flight.until(lambda f: f.is_settled or f.is_oversize)
+            landed = flight.landed
+            return isinstance(landed, StoredAnswer) and await self._serve_landed(trip, landed)
+        finally:
+            watcher.leave()
+
+    async def _serve_landed(self, trip: Trip, landed: StoredAnswer) -> bool:
+        if not matches_vary(landed, trip.exchange.named):
+            return False
+        return await self._replies.collapsed(trip.exchange, trip.ask, landed, trip.forwarded)
+
+    async def _serve_stale(self, trip: Trip, stale: StoredAnswer) -> bool:
+        age_s = stale.age_s(self._clock())
+        reuse = Reuse(age_s, stale.lifetime_s - age_s)
+        return await self._replies.replay(trip.exchange, trip.ask, stale, reuse, Outcome.STALE)
+
+    async def _relay(self, exchange: Exchange, watcher: Watcher) -> None:
+        """Send a flight's answer as it comes, from its beginning."""
+        flight = watcher.flight
+        head = flight.head
+        if head is None:
+            raise RuntimeError("relayed before its head came")
+        headers = exchange.forwarded_headers(head.headers)
+        if flight.is_whole and not flight.is_oversize and watcher.index == 0:
+            content = flight.content()
+            if not any(name == b"content-length" for name, _ in headers):
+                headers.append((b"content-length", b"%d" % len(content)))
+            await exchange.begin(head.status, headers)
+            await exchange.end(content)
+            return
+        await exchange.begin(head.status, headers)
+        try:
+            while (piece := await watcher.next()) is not None:
+                await exchange.write(piece)
+        except FlightFailed as failed:
+            exchange.outcome = Outcome.UPSTREAM_ERROR
+            await self._forwarder.cut(exchange, head.is_stream, failed.cause)
+            return
+        await exchange.end()
+
+
+async def _see_to_its_end(watcher: Watcher) -> None:
+    try:
+        await watcher.flight.until(lambda f: f.is_filed)
+    finally:
+        watcher.leave()
+
+
+def _form(trip: Trip) -> str:
+    """What must be equal for two requests to share the very bytes of one stream."""
+    request = trip.ask.request
+    accepts = trip.exchange.named.get(b"accept-encoding", b"").decode("latin-1")
+    return f"{request.is_stream}|{request.body.get('stream_options')!r}|{accepts}"
+
+
+def _has_failed(flight: Flight) -> bool:
+    head = flight.head
+    if head is None:
+        return flight.landed is Landed.FAILED
+    return head.status >= 500
