@@ -11,6 +11,7 @@ from cachestore.redis_store import RedisStore, entry_prefix
 from config.settings import Settings
 from proxy.boarding import Boarding
 from proxy.exchange import Message, Receive, Scope, Send
+from proxy.fast_path import FastPath
 from proxy.fetch import Fetcher
 from proxy.forward import Forwarder
 from proxy.handler import Handler, Limits
@@ -45,6 +46,7 @@ class Worker:
     peers: Peers
     flights: Flights
     metrics: Metrics
+    fast_path: FastPath
 
     async def start(self) -> None:
         """Open connections. A Redis or an upstream that is away does not hold it up."""
@@ -147,12 +149,14 @@ def build(
     }
     forwarder = Forwarder(upstream, metrics)
     replies = Replies(tiers, metrics, cache.replay_interval_ms / 1000)
+    fast_path = FastPath(tiers, metrics, cache.key_headers)
     handler = Handler(
         reader=Reader(Routes(settings), Tenants(tenancy_secret, names), cache.key_headers),
         tiers=tiers,
         boarding=Boarding(flights=flights, fetcher=fetcher, forwarder=forwarder, replies=replies),
         forwarder=forwarder,
         replies=replies,
+        fast_path=None if settings.log.requests or cache.replay_interval_ms else fast_path,
         metrics=metrics,
         limits=Limits(settings.limits.body_bytes, settings.limits.json_depth),
     )
@@ -167,4 +171,4 @@ def build(
         admin_port=admin_port,
         logs_requests=settings.log.requests,
     )
-    return Worker(router, upstream, link, peers, flights, metrics)
+    return Worker(router, upstream, link, peers, flights, metrics, fast_path)

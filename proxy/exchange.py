@@ -7,7 +7,7 @@ The fields are the standards' own: `Cache-Status` (RFC 9211), `Age` (RFC 9111 §
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, MutableMapping
 from email.utils import formatdate
 from typing import Any, Final
 
@@ -77,6 +77,13 @@ class Exchange:
         return raw.decode("latin-1")
 
     @property
+    def target(self) -> bytes:
+        """The path and query, to the byte."""
+        path: bytes = self.scope["raw_path"]
+        query: bytes = self.scope["query_string"]
+        return path + b"?" + query if query else path
+
+    @property
     def query(self) -> str:
         """The raw query string."""
         raw: bytes = self.scope["query_string"]
@@ -85,10 +92,7 @@ class Exchange:
     @property
     def request_id(self) -> bytes:
         """The client's own request id, else a new one."""
-        given: bytes | None = self.named.get(b"x-request-id")
-        if given and len(given) <= _MAX_REQUEST_ID_BYTES:
-            return given
-        return os.urandom(_REQUEST_ID_BYTES).hex().encode()
+        return request_id(self.named)
 
     # The request's content.
 
@@ -209,6 +213,14 @@ class watching:
         # Cancelled by others too (the server is ending): then that goes on.
         if self._task.uncancel() == 0:
             raise ClientGone
+
+
+def request_id(named: Mapping[bytes, bytes]) -> bytes:
+    """Return the request id among a client's header fields, else a new one."""
+    given = named.get(b"x-request-id")
+    if given and len(given) <= _MAX_REQUEST_ID_BYTES:
+        return given
+    return os.urandom(_REQUEST_ID_BYTES).hex().encode()
 
 
 _date_second = 0

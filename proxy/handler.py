@@ -18,6 +18,7 @@ from proxy.boarding import Boarding, Trip
 from proxy.embeddings_batch import Batch, inputs_of
 from proxy.errors import ErrorAnswer
 from proxy.exchange import BodyTooLarge, Exchange, watching
+from proxy.fast_path import FastPath, Known
 from proxy.fetch import matches_vary
 from proxy.forward import Forwarder
 from proxy.lookup.answers import StoredAnswer
@@ -27,7 +28,7 @@ from proxy.lookup.policy import Bypass, Reason, Refuse, Reuse, may_look_up, may_
 from proxy.lookup.tiers import Tiers
 from proxy.metrics import Metrics, Outcome
 from proxy.replies import Replies
-from proxy.wire.endpoint import Endpoint
+from proxy.wire.endpoint import Endpoint, Form
 from proxy.wire.request import BadRequest, Unreadable, read_request
 
 _FORWARDED: Final = {Reason.STALE: b"stale", Reason.VARY: b"vary-miss"}
@@ -53,6 +54,7 @@ class Handler:
         boarding: Boarding,
         forwarder: Forwarder,
         replies: Replies,
+        fast_path: FastPath | None,
         metrics: Metrics,
         limits: Limits,
         clock: Callable[[], float] = time.time,
@@ -62,6 +64,7 @@ class Handler:
         self._boarding = boarding
         self._forwarder = forwarder
         self._replies = replies
+        self._fast_path = fast_path
         self._metrics = metrics
         self._limits = limits
         self._clock = clock
@@ -137,6 +140,8 @@ class Handler:
                     if await self._replies.replay(exchange, ask, answer, reuse, tier):
                         if reuse.revalidate:
                             self._boarding.revalidate(trip)
+                        elif tier is Outcome.HIT_MEMORY:
+                            self._learn(exchange, ask, key)
                         return
                     trip = replace(trip, forwarded=b"request")
                 case Refuse(reason, on_error):
@@ -154,6 +159,16 @@ class Handler:
         if not matches_vary(answer, exchange.named):
             return Refuse(Reason.VARY)
         return may_reuse(answer, ask.directives, self._clock(), ask.route.rules)
+
+    def _learn(self, exchange: Exchange, ask: Ask, key: bytes) -> None:
+        """Let the same bytes take the fast path from now on."""
+        request = ask.request
+        # The `cache` field counts, but is not among the bytes that were kept.
+        if self._fast_path is None or "cache" in request.body:
+            return
+        form = Form.SSE if request.is_stream else Form.JSON
+        known = Known(key, request.endpoint, form, request.include_usage, len(ask.content))
+        self._fast_path.learn(exchange.target, exchange.named, ask.content, known)
 
     async def _look_up_batch(
         self, exchange: Exchange, ask: Ask, inputs: Sequence[Any], keys: Sequence[bytes]

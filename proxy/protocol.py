@@ -3,7 +3,7 @@
 uvicorn's parser takes a header of any length, and answers what is no HTTP in plain text.
 """
 
-from typing import Any, Final
+from typing import Final
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
@@ -14,7 +14,7 @@ _READ_BYTES: Final = 262144
 
 
 class LimitedProtocol(HttpToolsProtocol):
-    """One connection. Subclassed per server with its limit: uvicorn passes no settings on.
+    """One connection, with a limit on the size of a request's header.
 
     Attributes:
         max_header_bytes: The most bytes a request's target and header fields may have together.
@@ -79,9 +79,3 @@ class LimitedProtocol(HttpToolsProtocol):
             % (STATUS_LINE[error.status], len(content), content)
         )
         self.transport.close()
-
-
-def protocol_with(max_header_bytes: int) -> type[LimitedProtocol]:
-    """Return the protocol class of a server with this limit."""
-    limits: dict[str, Any] = {"max_header_bytes": max_header_bytes}
-    return type("Protocol", (LimitedProtocol,), limits)

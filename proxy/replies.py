@@ -15,7 +15,7 @@ from proxy.lookup.policy import Reuse
 from proxy.lookup.single_flight import Flight
 from proxy.lookup.tiers import Tiers
 from proxy.metrics import Metrics, Outcome
-from proxy.wire.endpoint import Form
+from proxy.wire.endpoint import Endpoint, Form
 from proxy.wire.replay import fresh, new_id, split_events
 
 _CONTENT_TYPES: Final = {
@@ -51,8 +51,7 @@ class Replies:
         self, exchange: Exchange, ask: Ask, answer: StoredAnswer, reuse: Reuse, outcome: Outcome
     ) -> bool:
         """Answer with a hit; False, with nothing sent, where `answer` lacks what was asked for."""
-        ttl_s = int(reuse.ttl_s)
-        status = b"recollect; hit; ttl=%d; detail=exact" % ttl_s
+        status = hit_status(reuse.ttl_s)
         is_sent = await self._send(
             exchange, ask, answer, cache_status=status, age_s=reuse.age_s, outcome=outcome
         )
@@ -88,12 +87,9 @@ class Replies:
         if rest is not None:
             status, outcome = b"recollect; fwd=partial; stored", Outcome.PARTIAL
         else:
-            ttl_s = int(min(reuse.ttl_s for _, reuse in known.values()))
-            status = b"recollect; hit; ttl=%d; detail=exact" % ttl_s
+            status = hit_status(min(reuse.ttl_s for _, reuse in known.values()))
             outcome = Outcome.HIT_REDIS
-        await self._send(
-            exchange, ask, whole, cache_status=status, age_s=age_s, outcome=outcome
-        )
+        await self._send(exchange, ask, whole, cache_status=status, age_s=age_s, outcome=outcome)
         for answer, _ in known.values():
             self._metrics.spared(answer)
 
@@ -112,11 +108,10 @@ class Replies:
         template = self._tiers.template(answer, form, request.include_usage)
         if template is None:
             return False
-        now = b"%d" % int(self._clock())
-        content = fresh(template, new_id(request.endpoint, os.urandom(_ID_BYTES)), now)
+        content = made_fresh(template, request.endpoint, self._clock())
         exchange.outcome = outcome
         exchange.cache_status = cache_status
-        headers = self._headers(exchange, answer, form, age_s)
+        headers = replay_headers(answer, form, cache_status, age_s, exchange.request_id)
         if form is Form.SSE and self._interval_s > 0:
             await self._paced(exchange, headers, content)
         else:
@@ -124,21 +119,6 @@ class Replies:
             await exchange.begin(200, headers)
             await exchange.end(content)
         return True
-
-    def _headers(
-        self, exchange: Exchange, answer: StoredAnswer, form: Form, age_s: float
-    ) -> Headers:
-        headers = list(answer.headers)
-        if form is not answer.recording.form:
-            headers = [field for field in headers if field[0] != b"content-type"]
-            headers.append(_CONTENT_TYPES[form])
-        headers += (
-            (b"cache-status", exchange.cache_status),
-            (b"age", b"%d" % int(age_s)),
-            (b"date", http_date()),
-            (b"x-request-id", exchange.request_id),
-        )
-        return headers
 
     async def _paced(self, exchange: Exchange, headers: Headers, content: bytes) -> None:
         await exchange.begin(200, headers)
@@ -161,3 +141,30 @@ class Replies:
         if flight.reason is not None and (head is None or head.status == 200):
             return status + b"; detail=" + flight.reason.encode()
         return status
+
+
+def hit_status(ttl_s: float) -> bytes:
+    """Return `Cache-Status` for a hit that is fresh for `ttl_s` more (RFC 9211 §2.1, §2.4)."""
+    return b"recollect; hit; ttl=%d; detail=exact" % int(ttl_s)
+
+
+def made_fresh(template: bytes, endpoint: Endpoint, now: float) -> bytes:
+    """Return a template's content with an id of its own, created at `now`."""
+    return fresh(template, new_id(endpoint, os.urandom(_ID_BYTES)), b"%d" % int(now))
+
+
+def replay_headers(
+    answer: StoredAnswer, form: Form, cache_status: bytes, age_s: float, request_id: bytes
+) -> Headers:
+    """Return the header fields of a replay, but for those about its length."""
+    headers = list(answer.headers)
+    if form is not answer.recording.form:
+        headers = [field for field in headers if field[0] != b"content-type"]
+        headers.append(_CONTENT_TYPES[form])
+    headers += (
+        (b"cache-status", cache_status),
+        (b"age", b"%d" % int(age_s)),
+        (b"date", http_date()),
+        (b"x-request-id", request_id),
+    )
+    return headers

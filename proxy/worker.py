@@ -8,7 +8,6 @@ import sys
 import uvicorn
 
 from proxy import logs
-from proxy.protocol import protocol_with
 from proxy.worker_start import WorkerStart
 
 _KEEP_ALIVE_S = 75
@@ -41,6 +40,7 @@ def main() -> None:
     # prometheus_client looks for this once, when it is imported.
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = start.run_dir
     from proxy.app import build
+    from proxy.fast_path import protocol_class
 
     sockets = [socket.socket(fileno=start.data_fd)]
     admin_port = None
@@ -52,7 +52,7 @@ def main() -> None:
     config = uvicorn.Config(
         worker,
         loop="uvloop",
-        http=protocol_with(start.settings.limits.header_bytes),
+        http=protocol_class(start.settings.limits.header_bytes, worker.fast_path, admin_port),
         ws="none",
         lifespan="on",
         log_config=None,
