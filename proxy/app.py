@@ -56,8 +56,7 @@ class Worker:
 
     async def stop(self) -> None:
         """Let what is under way be stored, then close connections."""
-        for flight in self.flights:
-            await flight.settled_or_cancelled()
+        await self.flights.stop()
         await self.peers.stop()
         await self.link.close()
         await self.upstream.stop()
@@ -118,7 +117,7 @@ def build(
     leases = Leases(link, settings.redis.namespace, owner, _LEASE_S)
     tiers = Tiers(memory, redis, leases, metrics)
     flights = Flights(cache.max_entry_bytes)
-    peers = Peers(link, settings.redis.namespace, owner, flights)
+    peers = Peers(link, settings.redis.namespace, owner, flights, cache.max_entry_bytes)
     key = settings.upstream.api_key
     upstream = upstreams.Upstream(
         settings.upstream.base_url,
@@ -134,7 +133,6 @@ def build(
     fetcher = Fetcher(
         upstream=upstream,
         tiers=tiers,
-        flights=flights,
         leases=leases,
         peers=peers,
         metrics=metrics,

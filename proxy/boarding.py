@@ -13,13 +13,12 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from cachestore.leases import Held, Lease
-from proxy.exchange import Exchange, watching
+from proxy.exchange import Exchange, Headers, watching
 from proxy.fetch import Fetcher, Order, matches_vary
 from proxy.forward import Forwarder, failure
 from proxy.lookup.answers import StoredAnswer
 from proxy.lookup.ask import Ask
-from proxy.lookup.peers import may_share_live
-from proxy.lookup.policy import Reuse
+from proxy.lookup.policy import Reuse, may_reuse
 from proxy.lookup.single_flight import Flight, FlightFailed, Flights, Landed, Watcher
 from proxy.metrics import Outcome
 from proxy.replies import Replies
@@ -98,19 +97,28 @@ class Boarding:
         return False
 
     async def obtain(self, trip: Trip) -> StoredAnswer | None:
-        """Return the answer to a request instead of sending it, if it came and may be stored.
+        """Return the answer to a request instead of sending it.
+
+        None where it could not be put to use: then the client has been told, unless
+        `trip.exchange.status` is still 0.
 
         Raises:
             ClientGone: The client left first.
         """
-        async with watching(trip.exchange):
+        exchange = trip.exchange
+        async with watching(exchange):
             flight = self._flights.get(trip.key) or self._take_off(trip, is_shared=True)
             watcher = flight.watch()
             try:
                 await flight.until(lambda f: f.is_settled or f.is_oversize)
+                if isinstance(flight.landed, StoredAnswer):
+                    return flight.landed
+                # An upstream that refused a part would refuse the whole; it is not asked twice.
+                if flight.head is None or flight.head.status != 200:
+                    await self._tell_failure(trip, watcher)
+                return None
             finally:
                 watcher.leave()
-        return flight.landed if isinstance(flight.landed, StoredAnswer) else None
 
     def revalidate(self, trip: Trip) -> None:
         """Fetch a fresh answer while the stale one is served (RFC 5861 §3)."""
@@ -132,7 +140,7 @@ class Boarding:
             named=exchange.named,
         )
         flight = self._flights.open(trip.key, _form(trip), is_shared=is_shared)
-        flight.run(self._fetcher.fetch(flight, order, is_shared, trip.found))
+        self._flights.run(flight, self._fetcher.fetch(flight, order, is_shared, trip.found))
         return flight
 
     async def _lead(self, trip: Trip, flight: Flight) -> bool:
@@ -145,23 +153,21 @@ class Boarding:
         try:
             await flight.until(lambda f: f.head is not None or f.is_settled)
             head = flight.head
-            if head is not None and not may_share_live(head):
+            if head is not None and not (head.is_stream and head.status == 200):
                 # All of it at once: only then can the answer say whether it was stored.
                 await flight.until(lambda f: f.is_settled or f.is_oversize)
-            if trip.fallback is not None and _has_failed(flight):
-                return await self._serve_stale(trip, trip.fallback)
+            if _has_failed(flight) and await self._serve_stale(trip):
+                return True
             if head is None and isinstance(flight.landed, StoredAnswer):
+                if not flight.is_collapsed:
+                    return await self._serve_found(trip, flight.landed)
                 return await self._serve_landed(trip, flight.landed)
-            if head is None:
-                exchange.cache_status = b"recollect; fwd=" + trip.forwarded
-                cause = flight.error or ConnectionError("no answer")
-                await exchange.refuse(failure(cause), Outcome.UPSTREAM_ERROR)
+            if head is None or head.status != 200:
+                await self._tell_failure(trip, watcher)
                 return True
             exchange.cache_status = self._replies.forwarded_status(flight, trip.forwarded)
             exchange.outcome = Outcome.COLLAPSED if flight.is_collapsed else Outcome.MISS
-            if head.status != 200:
-                exchange.outcome = Outcome.UPSTREAM_ERROR
-            await self._relay(exchange, watcher)
+            await self._relay(exchange, watcher, head.headers)
             return True
         finally:
             watcher.leave()
@@ -173,10 +179,10 @@ class Boarding:
         try:
             if flight.form == _form(trip):
                 await flight.until(lambda f: f.head is not None or f.is_settled)
-                if flight.head is not None and may_share_live(flight.head):
+                if flight.head is not None and flight.head.shared is not None:
                     exchange.cache_status = b"recollect; fwd=" + trip.forwarded + b"; collapsed"
                     exchange.outcome = Outcome.COLLAPSED
-                    await self._relay(exchange, watcher)
+                    await self._relay(exchange, watcher, flight.head.shared)
                     return True
             await flight.until(lambda f: f.is_settled or f.is_oversize)
             landed = flight.landed
@@ -184,23 +190,47 @@ class Boarding:
         finally:
             watcher.leave()
 
+    async def _tell_failure(self, trip: Trip, watcher: Watcher) -> None:
+        """Pass on the upstream's error, or say that there was no answer."""
+        exchange, flight = trip.exchange, watcher.flight
+        exchange.cache_status = self._replies.forwarded_status(flight, trip.forwarded)
+        exchange.outcome = Outcome.UPSTREAM_ERROR
+        if flight.head is not None:
+            await self._relay(exchange, watcher, flight.head.headers)
+            return
+        cause = flight.error or ConnectionError("no answer")
+        await exchange.refuse(failure(cause), Outcome.UPSTREAM_ERROR)
+
     async def _serve_landed(self, trip: Trip, landed: StoredAnswer) -> bool:
         if not matches_vary(landed, trip.exchange.named):
             return False
         return await self._replies.collapsed(trip.exchange, trip.ask, landed, trip.forwarded)
 
-    async def _serve_stale(self, trip: Trip, stale: StoredAnswer) -> bool:
+    async def _serve_found(self, trip: Trip, found: StoredAnswer) -> bool:
+        """Answer with what another worker had stored by the time this one's turn came."""
+        match may_reuse(found, trip.ask.directives, self._clock(), trip.ask.route.rules):
+            case Reuse() as reuse if matches_vary(found, trip.exchange.named):
+                return await self._replies.replay(
+                    trip.exchange, trip.ask, found, reuse, Outcome.HIT_REDIS
+                )
+            case _:
+                return False
+
+    async def _serve_stale(self, trip: Trip) -> bool:
+        stale = trip.fallback
+        if stale is None:
+            return False
         age_s = stale.age_s(self._clock())
         reuse = Reuse(age_s, stale.lifetime_s - age_s)
         return await self._replies.replay(trip.exchange, trip.ask, stale, reuse, Outcome.STALE)
 
-    async def _relay(self, exchange: Exchange, watcher: Watcher) -> None:
+    async def _relay(self, exchange: Exchange, watcher: Watcher, fields: Headers) -> None:
         """Send a flight's answer as it comes, from its beginning."""
         flight = watcher.flight
         head = flight.head
         if head is None:
             raise RuntimeError("relayed before its head came")
-        headers = exchange.forwarded_headers(head.headers)
+        headers = exchange.forwarded_headers(fields)
         if flight.is_whole and not flight.is_oversize and watcher.index == 0:
             content = flight.content()
             if not any(name == b"content-length" for name, _ in headers):
@@ -214,14 +244,15 @@ class Boarding:
                 await exchange.write(piece)
         except FlightFailed as failed:
             exchange.outcome = Outcome.UPSTREAM_ERROR
-            await self._forwarder.cut(exchange, head.is_stream, failed.cause)
+            await self._forwarder.cut(exchange, fields, failed.cause)
             return
         await exchange.end()
 
 
 async def _see_to_its_end(watcher: Watcher) -> None:
     try:
-        await watcher.flight.until(lambda f: f.is_filed)
+        # One that has grown too large to be stored is of no use to anybody here.
+        await watcher.flight.until(lambda f: f.is_filed or f.is_oversize)
     finally:
         watcher.leave()
 
@@ -234,7 +265,8 @@ def _form(trip: Trip) -> str:
 
 
 def _has_failed(flight: Flight) -> bool:
+    """Whether a stale answer may stand in (RFC 5861 §4): nothing came, or an error, or half."""
     head = flight.head
     if head is None:
         return flight.landed is Landed.FAILED
-    return head.status >= 500
+    return head.status >= 500 or (flight.error is not None and not head.is_stream)

@@ -17,12 +17,14 @@ class ErrorAnswer:
         message: What is wrong, for the developer who reads it; never holds a prompt.
         code: One word to program against.
         param: The request's field it is about.
+        headers: Header fields that its status asks for.
     """
 
     status: int
     message: str
     code: str
     param: str | None = None
+    headers: tuple[tuple[bytes, bytes], ...] = ()
 
     def content(self) -> bytes:
         """Return the envelope: `{"error": {"message", "type", "param", "code"}}`."""

@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, MutableMapping
 from email.utils import formatdate
 from typing import Any, Final
+from urllib.parse import quote_from_bytes
 
 from proxy.errors import ErrorAnswer
 from proxy.metrics import Outcome
@@ -20,6 +21,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
 
+_PRINTABLE: Final = "".join(map(chr, range(0x21, 0x7F)))
 _REQUEST_ID_BYTES: Final = 16
 _MAX_REQUEST_ID_BYTES: Final = 128
 
@@ -46,6 +48,7 @@ class Exchange:
     """
 
     __slots__ = (
+        "_content_read",
         "_receive",
         "_send",
         "began",
@@ -67,6 +70,7 @@ class Exchange:
         self.status = 0
         self.cache_status = b""
         self.began = time.perf_counter()
+        self._content_read = asyncio.Event()
         self._receive = receive
         self._send = send
 
@@ -87,7 +91,8 @@ class Exchange:
     def query(self) -> str:
         """The raw query string."""
         raw: bytes = self.scope["query_string"]
-        return raw.decode("latin-1")
+        # Bytes that a target should not hold (RFC 3986 §2.1) travel on percent-encoded.
+        return raw.decode() if raw.isascii() else quote_from_bytes(raw, safe=_PRINTABLE)
 
     @property
     def request_id(self) -> bytes:
@@ -115,6 +120,7 @@ class Exchange:
         if len(first) > max_bytes:
             raise BodyTooLarge
         if not message.get("more_body", False):
+            self._content_read.set()
             return first
         parts, total = [first], len(first)
         async for piece in self.body_pieces():
@@ -137,10 +143,16 @@ class Exchange:
             if message["body"]:
                 yield message["body"]
             if not message.get("more_body", False):
+                self._content_read.set()
                 return
 
+    def has_no_content(self) -> None:
+        """Note that there is no content to wait for."""
+        self._content_read.set()
+
     async def gone(self) -> None:
-        """Return when the client has left. Only after its whole content was received."""
+        """Return when the client has left; its content must have been received before that."""
+        await self._content_read.wait()
         while (await self._receive())["type"] != "http.disconnect":
             pass
 
@@ -168,6 +180,7 @@ class Exchange:
             (b"content-length", b"%d" % len(content)),
             (b"date", http_date()),
             (b"x-request-id", self.request_id),
+            *error.headers,
         ]
         if self.cache_status:
             headers += [(b"cache-status", self.cache_status), (b"age", b"0")]
@@ -189,11 +202,12 @@ class Exchange:
 class watching:
     """Cancel the block when the client leaves; then raise ClientGone in its place."""
 
-    __slots__ = ("_exchange", "_is_gone", "_task", "_watch")
+    __slots__ = ("_exchange", "_is_gone", "_is_over", "_task", "_watch")
 
     def __init__(self, exchange: Exchange) -> None:
         self._exchange = exchange
         self._is_gone = False
+        self._is_over = False
 
     async def __aenter__(self) -> None:
         self._task = asyncio.current_task()
@@ -201,12 +215,13 @@ class watching:
         self._watch.add_done_callback(self._leave)
 
     def _leave(self, watch: "asyncio.Task[None]") -> None:
-        if not watch.cancelled() and self._task is not None:
+        if not watch.cancelled() and self._task is not None and not self._is_over:
             self._is_gone = True
             self._task.cancel()
 
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._watch.remove_done_callback(self._leave)
+        # The callback may be scheduled already.
+        self._is_over = True
         self._watch.cancel()
         if not self._is_gone or self._task is None or kind is not asyncio.CancelledError:
             return

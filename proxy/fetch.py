@@ -11,6 +11,7 @@ import asyncio
 import random
 import time
 from collections.abc import Callable
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Final
 
@@ -21,11 +22,12 @@ from proxy.lookup.answers import StoredAnswer
 from proxy.lookup.ask import Ask
 from proxy.lookup.keys import input_keys
 from proxy.lookup.peers import Followed, PeerCut, Peers
-from proxy.lookup.policy import DoNotStore, Reason, may_store
-from proxy.lookup.single_flight import Flight, Flights, Head, Landed
+from proxy.lookup.policy import DoNotStore, Reason, Store, may_store
+from proxy.lookup.single_flight import Flight, Head, Landed
 from proxy.lookup.tiers import Tiers
 from proxy.metrics import Metrics
 from proxy.upstreams.upstream import (
+    Answer,
     Headers,
     UnsendableHeader,
     Upstream,
@@ -87,7 +89,6 @@ class Fetcher:
         *,
         upstream: Upstream,
         tiers: Tiers,
-        flights: Flights,
         leases: Leases,
         peers: Peers,
         metrics: Metrics,
@@ -96,7 +97,6 @@ class Fetcher:
     ) -> None:
         self._upstream = upstream
         self._tiers = tiers
-        self._flights = flights
         self._leases = leases
         self._peers = peers
         self._metrics = metrics
@@ -129,16 +129,10 @@ class Fetcher:
             flight.fail(error)
         except (UnsendableHeader, PeerCut) as error:
             flight.fail(error)
-        except asyncio.CancelledError as error:
-            flight.fail(ConnectionError("all watchers left"))
-            raise error
         except Exception as error:
             # A defect of ours must not leave its watchers waiting.
             flight.fail(error)
             raise
-        finally:
-            self._flights.close(flight)
-            flight.file()
 
     async def _lead_or_follow(
         self, flight: Flight, found: StoredAnswer | Lease | Held | None
@@ -155,17 +149,21 @@ class Fetcher:
                 case None | Lease():
                     return found
                 case StoredAnswer():
-                    flight.is_collapsed = True
                     flight.land(found)
                     return None
+            if found.lease.owner == self._peers.owner:
+                # Taken for a flight that nobody can join any more, or by a look-up whose reply
+                # was lost. It is not worth waiting for.
+                return None
             how = await self._peers.follow(flight, found.lease.owner)
             if how is Followed.UNSTORABLE:
                 if flight.is_whole:
                     flight.land(Landed.UNSTORABLE)
                 return None
+            flight.is_collapsed = how is Followed.STORED
             if how is Followed.SILENT:
                 # Its worker is dead or cut off; who takes the lease away may try next.
-                await self._release(found.lease)
+                await self._tiers.release(found.lease)
             if flight.is_whole:
                 answer = await self._tiers.fetch(flight.key)
                 flight.land(answer or Landed.UNSTORABLE)
@@ -188,14 +186,14 @@ class Fetcher:
         return answer.age_s(self._clock()) < answer.lifetime_s
 
     async def _under_lease(self, flight: Flight, order: Order, lease: Lease) -> None:
+        flight.is_leading = True
         renewing = asyncio.get_running_loop().create_task(self._renew(lease))
         try:
             await self._from_upstream(flight, order, lease)
         finally:
             renewing.cancel()
             if not isinstance(flight.landed, StoredAnswer):
-                # Not awaited when cancelled: the command is on its way before anything else is.
-                await self._release(lease)
+                self._tiers.release_soon(lease)
 
     async def _renew(self, lease: Lease) -> None:
         while True:
@@ -205,12 +203,6 @@ class Fetcher:
             except StoreError as error:
                 self._metrics.store_failed("lease", error)
 
-    async def _release(self, lease: Lease) -> None:
-        try:
-            await self._leases.release(lease)
-        except StoreError as error:
-            self._metrics.store_failed("lease", error)
-
     async def _from_upstream(self, flight: Flight, order: Order, lease: Lease | None) -> None:
         began = time.perf_counter()
         answer = await self._upstream.send(
@@ -218,22 +210,24 @@ class Fetcher:
         )
         first_byte_s = time.perf_counter() - began
         try:
-            fields = dict(answer.headers)
-            content_type = fields.get(b"content-type", b"")
-            is_stream = content_type.startswith(b"text/event-stream")
-            flight.begin(Head(answer.status, answer.headers, is_stream))
-            async for piece in answer.pieces():
-                await flight.append(piece)
+            head = self._head(answer, order)
+            flight.begin(head)
+            async with aclosing(answer.pieces()) as pieces:
+                async for piece in pieces:
+                    await flight.append(piece)
         finally:
             answer.close()
         whole_s = time.perf_counter() - began
         self._metrics.upstream_answered(first_byte_s, whole_s)
         flight.end()
-        if is_stream:
+        if head.is_stream:
             # The stream's last bytes go out before any work on storing them begins.
             await asyncio.sleep(0)
         stored = self._storable(flight, order, answer.status, answer.headers, whole_s)
         if isinstance(stored, Reason):
+            if lease is not None:
+                # Before anyone who waits is told, so that who tries next finds it free.
+                self._tiers.release_soon(lease)
             self._not_stored(flight, stored)
             return
         parts = self._parts(stored, order)
@@ -262,6 +256,20 @@ class Fetcher:
             return [*split(stored, inputs, keys), briefly(stored)]
         except ValueError:
             return [briefly(stored)]
+
+    def _head(self, answer: Answer, order: Order) -> Head:
+        """Return an answer's head, and what of it is for others, should they be let watch it."""
+        fields = dict(answer.headers)
+        is_stream = fields.get(b"content-type", b"").startswith(b"text/event-stream")
+        honours = order.ask.route.rules.honours_upstream
+        freshness = upstream_freshness(answer.headers, self._clock()) if honours else None
+        verdict = may_store(answer.status, freshness, order.ask.ttl_s, order.ask.route.rules, 0)
+        shared = None
+        if is_stream and isinstance(verdict, Store) and vary_on(answer.headers, {}) == ():
+            shared = list(replayed_headers(answer.headers, honours))
+            # Others watch the bytes as they come.
+            shared += [field for field in answer.headers if field[0] == b"content-encoding"]
+        return Head(answer.status, answer.headers, shared, is_stream)
 
     def _storable(
         self, flight: Flight, order: Order, status: int, headers: Headers, whole_s: float

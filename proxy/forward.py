@@ -1,9 +1,10 @@
 """What goes through unchanged: requests the cache has no part in, and failures to get an answer."""
 
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 
 from proxy.errors import ErrorAnswer
-from proxy.exchange import ClientGone, Exchange
+from proxy.exchange import ClientGone, Exchange, Headers, watching
 from proxy.metrics import Metrics, Outcome
 from proxy.upstreams.upstream import (
     UnsendableHeader,
@@ -26,6 +27,15 @@ def failure(cause: Exception) -> ErrorAnswer:
             return ErrorAnswer(502, "The upstream's answer was lost.", "upstream_lost")
 
 
+def _is_clients_doing(error: BaseException | None) -> bool:
+    """Whether the upload broke because the client left: the HTTP client wraps what it was told."""
+    while error is not None:
+        if isinstance(error, ClientGone):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
 class Forwarder:
     """Passes requests to the upstream and its answers back, as they come."""
 
@@ -43,7 +53,9 @@ class Forwarder:
         named = exchange.named
         if b"content-length" not in named and b"transfer-encoding" not in named:
             content = None
-        await self.forward(exchange, content, Outcome.PASSED)
+            exchange.has_no_content()
+        async with watching(exchange):
+            await self.forward(exchange, content, Outcome.PASSED)
 
     async def forward(
         self,
@@ -65,7 +77,7 @@ class Forwarder:
                 content,
             )
         except (UpstreamError, UnsendableHeader) as error:
-            if isinstance(error.__cause__, ClientGone):
+            if _is_clients_doing(error):
                 raise ClientGone from error
             await exchange.refuse(failure(error), Outcome.UPSTREAM_ERROR)
             return
@@ -75,26 +87,27 @@ class Forwarder:
             if exchange.cache_status:
                 headers = exchange.forwarded_headers(headers)
             await exchange.begin(answer.status, headers)
-            async for piece in answer.pieces():
-                await exchange.write(piece)
+            async with aclosing(answer.pieces()) as pieces:
+                async for piece in pieces:
+                    await exchange.write(piece)
         except UpstreamError as error:
             exchange.outcome = Outcome.UPSTREAM_ERROR
-            is_stream = (
-                dict(answer.headers).get(b"content-type", b"").startswith(b"text/event-stream")
-            )
-            await self.cut(exchange, is_stream, error)
+            await self.cut(exchange, answer.headers, error)
             return
         finally:
             answer.close()
         await exchange.end()
 
-    async def cut(self, exchange: Exchange, is_stream: bool, cause: Exception) -> None:
+    async def cut(self, exchange: Exchange, headers: Headers, cause: Exception) -> None:
         """Let the client see that the answer broke off, without inventing an ending.
 
         A stream gets an error event; then, in any case, the connection is closed without the
         end of the content, as the upstream's was: the server does that to an answer left open.
         """
-        if is_stream:
+        fields = dict(headers)
+        is_stream = fields.get(b"content-type", b"").startswith(b"text/event-stream")
+        # Plain text in the midst of a compressed stream would be noise.
+        if is_stream and b"content-encoding" not in fields:
             message = "The upstream's answer broke off."
             if isinstance(cause, UpstreamTimeout):
                 message = "The upstream stopped sending."

@@ -31,6 +31,9 @@ from proxy.replies import Replies
 from proxy.wire.endpoint import Endpoint, Form
 from proxy.wire.request import BadRequest, Unreadable, read_request
 
+_MOST_INPUTS: Final = 2048
+"""OpenAI's own limit on a batch of embeddings; what is longer is not worth a key each."""
+
 _FORWARDED: Final = {Reason.STALE: b"stale", Reason.VARY: b"vary-miss"}
 """RFC 9211 §2.2; other refusals are the request's own wish: `request`."""
 
@@ -102,11 +105,14 @@ class Handler:
         try:
             if endpoint is Endpoint.EMBEDDINGS:
                 inputs = inputs_of(request)
-                keys = input_keys(request, ask.scope, inputs)
+                if len(inputs) > _MOST_INPUTS:
+                    await self._bypass(exchange, ask.content, Reason.SIZE)
+                    return
                 if len(inputs) != 1:
+                    keys = input_keys(request, ask.scope, inputs)
                     await self._look_up_batch(exchange, ask, inputs, keys)
                     return
-                key = keys[0]
+                key = input_keys(request, ask.scope, inputs)[0]
             else:
                 key = exact_key(request, ask.scope)
         except Unkeyable:
@@ -116,7 +122,7 @@ class Handler:
 
     async def _look_up(self, exchange: Exchange, ask: Ask, key: bytes) -> None:
         if ask.directives.no_cache:
-            await self._boarding.answer(Trip(exchange, ask, key, b"request"))
+            await self._fetch_anew(exchange, ask, key)
             return
         began = time.perf_counter()
         answer = self._tiers.peek(key)
@@ -170,10 +176,19 @@ class Handler:
         known = Known(key, request.endpoint, form, request.include_usage, len(ask.content))
         self._fast_path.learn(exchange.target, exchange.named, ask.content, known)
 
+    async def _fetch_anew(self, exchange: Exchange, ask: Ask, key: bytes) -> None:
+        if ask.directives.only_if_cached:
+            await self._not_cached(exchange)
+            return
+        await self._boarding.answer(Trip(exchange, ask, key, b"request"))
+
     async def _look_up_batch(
         self, exchange: Exchange, ask: Ask, inputs: Sequence[Any], keys: Sequence[bytes]
     ) -> None:
         """Answer a batch of embeddings from what is known of it and, for the rest, upstream."""
+        if ask.directives.no_cache:
+            await self._fetch_anew(exchange, ask, exact_key(ask.request, ask.scope))
+            return
         known: dict[bytes, tuple[StoredAnswer, Reuse]] = {}
         for key, answer in (await self._tiers.fetch_many(keys)).items():
             reuse = self._may_reuse(exchange, ask, answer)
@@ -190,12 +205,11 @@ class Handler:
             remainder = batch.remainder(ask)
             key = exact_key(remainder.request, remainder.scope)
             rest = await self._boarding.obtain(Trip(exchange, remainder, key))
-            if rest is not None:
-                await self._replies.batch(exchange, ask, batch, known, rest)
+            if rest is not None and await self._replies.batch(exchange, ask, batch, known, rest):
                 return
-        forwarded = b"request" if ask.directives.no_cache else b"miss"
-        key = exact_key(ask.request, ask.scope)
-        await self._boarding.answer(Trip(exchange, ask, key, forwarded))
+            if exchange.status != 0:
+                return
+        await self._boarding.answer(Trip(exchange, ask, exact_key(ask.request, ask.scope)))
 
     async def _bypass(self, exchange: Exchange, content: bytes, reason: Reason) -> None:
         self._metrics.bypassed(reason)

@@ -32,7 +32,12 @@ class Operations:
         """Answer a request to one of `PATHS`."""
         if exchange.scope["method"] not in ("GET", "HEAD"):
             await exchange.refuse(
-                ErrorAnswer(405, "Only GET and HEAD are answered here.", "method_not_allowed"),
+                ErrorAnswer(
+                    405,
+                    "Only GET and HEAD are answered here.",
+                    "method_not_allowed",
+                    headers=((b"allow", b"GET, HEAD"),),
+                ),
                 Outcome.REFUSED,
             )
             return
@@ -46,7 +51,12 @@ class Operations:
                 await self._send(exchange, CONTENT_TYPE, exposition())
             case _:
                 await exchange.refuse(
-                    ErrorAnswer(401, "The admin token is needed here.", "invalid_admin_token"),
+                    ErrorAnswer(
+                        401,
+                        "The admin token is needed here.",
+                        "invalid_admin_token",
+                        headers=((b"www-authenticate", b"Bearer"),),
+                    ),
                     Outcome.REFUSED,
                 )
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Final
 
 from proxy.embeddings_batch import Batch
-from proxy.exchange import Exchange, Headers, http_date
+from proxy.exchange import Exchange, Headers, http_date, watching
 from proxy.lookup.answers import StoredAnswer
 from proxy.lookup.ask import Ask
 from proxy.lookup.policy import Reuse
@@ -79,10 +79,16 @@ class Replies:
         batch: Batch,
         known: Mapping[bytes, tuple[StoredAnswer, Reuse]],
         rest: StoredAnswer | None = None,
-    ) -> None:
-        """Answer a batch of embeddings from its known inputs and, if some were not, the rest."""
+    ) -> bool:
+        """Answer a batch of embeddings from its known inputs and, if some were not, the rest.
+
+        False, with nothing sent, where `rest` has not an embedding for each of the others.
+        """
         model = rest or next(iter(batch.known.values()))
-        whole = replace(model, recording=batch.put_together(rest), templates={})
+        try:
+            whole = replace(model, recording=batch.put_together(rest), templates={})
+        except ValueError:
+            return False
         age_s = max(reuse.age_s for _, reuse in known.values())
         if rest is not None:
             status, outcome = b"recollect; fwd=partial; stored", Outcome.PARTIAL
@@ -92,6 +98,7 @@ class Replies:
         await self._send(exchange, ask, whole, cache_status=status, age_s=age_s, outcome=outcome)
         for answer, _ in known.values():
             self._metrics.spared(answer)
+        return True
 
     async def _send(
         self,
@@ -121,11 +128,12 @@ class Replies:
         return True
 
     async def _paced(self, exchange: Exchange, headers: Headers, content: bytes) -> None:
-        await exchange.begin(200, headers)
-        for event in split_events(content):
-            await exchange.write(event)
-            await asyncio.sleep(self._interval_s)
-        await exchange.end()
+        async with watching(exchange):
+            await exchange.begin(200, headers)
+            for event in split_events(content):
+                await exchange.write(event)
+                await asyncio.sleep(self._interval_s)
+            await exchange.end()
 
     @staticmethod
     def forwarded_status(flight: Flight, forwarded: bytes) -> bytes:

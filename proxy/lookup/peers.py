@@ -12,6 +12,7 @@ shows as a gap in the numbering or as silence, and the follower then looks after
 
 import asyncio
 import itertools
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
@@ -20,13 +21,25 @@ from typing import Any, Final, Protocol
 import orjson
 
 from cachestore.errors import StoreError
-from proxy.lookup.single_flight import Flight, FlightFailed, Flights, Head, Landed
+from proxy.lookup.answers import StoredAnswer
+from proxy.lookup.single_flight import (
+    Flight,
+    FlightFailed,
+    Flights,
+    Head,
+    Headers,
+    Landed,
+    Watcher,
+)
 
 _ACK_S: Final = 2.0
 """How long a leader may take to answer a `join` before it counts as gone."""
 _ALIVE_EVERY_S: Final = 0.5
 _SILENCE_S: Final = 2.5
 """How long a leader may say nothing before it counts as gone."""
+
+
+_log = logging.getLogger("recollect.peers")
 
 
 class Bus(Protocol):
@@ -43,7 +56,9 @@ class Followed(Enum):
     """How following another worker's flight ended."""
 
     STORED = "stored"
-    """The answer is in the store."""
+    """The answer came, and is in the store."""
+    FOUND = "found"
+    """It had come before it was asked for, and is in the store: a hit, just found late."""
     UNSTORABLE = "unstorable"
     """It was for the leader's client alone."""
     FAILED = "failed"
@@ -52,11 +67,31 @@ class Followed(Enum):
     """The leader, or the way to it, is gone."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Message:
     kind: str
     fields: dict[str, Any]
     content: bytes
+
+
+class _Inbox:
+    """What a leader has sent and the follower not yet taken; bounded, as nothing slows a leader."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._held_bytes = 0
+        self._messages: asyncio.Queue[_Message] = asyncio.Queue()
+
+    def put(self, message: _Message) -> None:
+        # One that is left out shows as a gap in the numbering.
+        if self._held_bytes + len(message.content) <= self._max_bytes:
+            self._held_bytes += len(message.content)
+            self._messages.put_nowait(message)
+
+    async def get(self) -> _Message:
+        message = await self._messages.get()
+        self._held_bytes -= len(message.content)
+        return message
 
 
 class PeerCut(Exception):
@@ -71,20 +106,27 @@ class Peers:
         namespace: Prefix of the channels' names.
         owner: This worker's unique name, which also stands in its leases.
         flights: This worker's own flights, for others to follow.
+        max_bytes: The most content that is held for a flight that cannot take it yet.
+
+    Attributes:
+        owner: As given.
     """
 
-    def __init__(self, bus: Bus, namespace: str, owner: bytes, flights: Flights) -> None:
+    def __init__(
+        self, bus: Bus, namespace: str, owner: bytes, flights: Flights, max_bytes: int
+    ) -> None:
         self._bus = bus
+        self._max_bytes = max_bytes
+        self.owner = owner
         self._prefix = f"{namespace}:w:".encode()
-        self._owner = owner
         self._flights = flights
         self._numbers = itertools.count(1)
-        self._following: dict[int, asyncio.Queue[_Message]] = {}
+        self._following: dict[int, _Inbox] = {}
         self._serving: dict[tuple[str, int], asyncio.Task[None]] = {}
 
     def start(self) -> None:
         """Begin to listen."""
-        self._bus.subscribe(self._prefix + self._owner, self._on_message)
+        self._bus.subscribe(self._prefix + self.owner, self._on_message)
 
     async def stop(self) -> None:
         """Stop serving followers; they notice by the silence, or by the word `landed`."""
@@ -103,21 +145,21 @@ class Peers:
             PeerCut: The leader went silent after content had been passed on.
         """
         number = next(self._numbers)
-        inbox: asyncio.Queue[_Message] = asyncio.Queue()
+        inbox = _Inbox(self._max_bytes)
         self._following[number] = inbox
         try:
-            self._post(
+            self.post(
                 leader,
                 "join",
                 number,
-                {"from": self._owner.decode(), "key": flight.key.hex(), "form": str(flight.form)},
+                {"from": self.owner.decode(), "key": flight.key.hex(), "form": str(flight.form)},
             )
             return await self._receive(flight, inbox)
         finally:
             del self._following[number]
-            self._post(leader, "leave", number, {"from": self._owner.decode()})
+            self.post(leader, "leave", number, {"from": self.owner.decode()})
 
-    async def _receive(self, flight: Flight, inbox: asyncio.Queue[_Message]) -> Followed:
+    async def _receive(self, flight: Flight, inbox: _Inbox) -> Followed:
         patience_s = _ACK_S
         expected = 0
         while True:
@@ -127,7 +169,7 @@ class Peers:
             except TimeoutError:
                 return self._lost(flight)
             patience_s = _SILENCE_S
-            if message.fields["seq"] != expected:
+            if message.fields.get("seq") != expected:
                 return self._lost(flight)
             expected += 1
             match message.kind:
@@ -137,7 +179,7 @@ class Peers:
                         (name.encode("latin-1"), value.encode("latin-1"))
                         for name, value in message.fields["headers"]
                     ]
-                    flight.begin(Head(message.fields["status"], headers, is_stream=True))
+                    flight.begin(Head(200, headers, headers, is_stream=True))
                 case "piece":
                     await flight.append(message.content)
                 case "end":
@@ -158,42 +200,43 @@ class Peers:
         line, _, content = raw.partition(b"\n")
         try:
             fields = orjson.loads(line)
-            kind, number = fields["kind"], fields["number"]
-        except (orjson.JSONDecodeError, KeyError, TypeError):
-            return
-        if kind == "join":
-            task = asyncio.get_running_loop().create_task(self._serve(fields, number))
+            self._take(_Message(fields["kind"], fields, content))
+        except (KeyError, TypeError, ValueError):
+            _log.warning("a message of another worker was not understood")
+
+    def _take(self, message: _Message) -> None:
+        fields, number = message.fields, message.fields["number"]
+        if message.kind == "join":
+            follower = _Follower(self, fields["from"].encode(), number)
+            key, form = bytes.fromhex(fields["key"]), fields["form"]
+            task = asyncio.get_running_loop().create_task(self._serve(follower, key, form))
+            follower.task = task
             place = (fields["from"], number)
             self._serving[place] = task
             task.add_done_callback(lambda _: self._serving.pop(place, None))
-        elif kind == "leave":
+        elif message.kind == "leave":
             serving = self._serving.get((fields["from"], number))
             if serving is not None:
                 serving.cancel()
         elif number in self._following:
-            self._following[number].put_nowait(_Message(kind, fields, content))
+            self._following[number].put(message)
 
-    async def _serve(self, join: dict[str, Any], number: int) -> None:
-        numbers = itertools.count()
-        follower = join["from"].encode()
-
-        def tell(kind: str, fields: dict[str, Any] | None = None, content: bytes = b"") -> None:
-            self._post(follower, kind, number, {**(fields or {}), "seq": next(numbers)}, content)
-
-        flight = self._flights.get(bytes.fromhex(join["key"]))
-        if flight is None:
-            # Landed between the follower's look at the lease and now: its answer is stored,
-            # or the lease is free.
-            tell("landed", {"how": Followed.FAILED.value})
+    async def _serve(self, follower: "_Follower", key: bytes, form: str) -> None:
+        flight = self._flights.get(key)
+        if flight is None or not flight.is_leading:
+            # Landed between the follower's look at the lease and now: its answer is stored, or
+            # the lease is free. And two that follow must never wait for one another.
+            follower.tell("landed", {"how": Followed.FAILED.value})
             return
-        tell("alive")
+        follower.tell("alive")
+        was_there = isinstance(flight.landed, StoredAnswer)
         watcher = flight.watch()
         try:
-            if join["form"] == str(flight.form):
-                await self._wait(tell, flight, lambda f: f.head is not None or f.is_settled)
-                if flight.head is not None and may_share_live(flight.head):
-                    await self._relay(tell, flight)
-            await self._wait(tell, flight, lambda f: f.is_filed or f.is_oversize)
+            if form == str(flight.form) and not was_there:
+                await _wait(follower, flight, lambda f: f.head is not None or f.is_settled)
+                if flight.head is not None and flight.head.shared is not None:
+                    await _relay(follower, watcher, flight.head.shared)
+            await _wait(follower, flight, lambda f: f.is_filed or f.is_oversize)
         finally:
             watcher.leave()
         match flight.landed:
@@ -202,53 +245,81 @@ class Peers:
             case Landed.UNSTORABLE | None:
                 how = Followed.UNSTORABLE
             case _:
-                how = Followed.STORED
-        tell("landed", {"how": how.value})
+                how = Followed.FOUND if was_there else Followed.STORED
+        follower.tell("landed", {"how": how.value})
 
-    async def _relay(self, tell: Callable[..., None], flight: Flight) -> None:
-        head = flight.head
-        if head is None:
-            return
-        headers = [[n.decode("latin-1"), v.decode("latin-1")] for n, v in head.headers]
-        tell("head", {"status": head.status, "headers": headers})
-        watcher = flight.watch()
-        try:
-            while True:
-                reading = asyncio.ensure_future(watcher.next())
-                while not (await asyncio.wait([reading], timeout=_ALIVE_EVERY_S))[0]:
-                    tell("alive")
-                piece = reading.result()
-                if piece is None:
-                    tell("end")
-                    return
-                tell("piece", content=piece)
-        except FlightFailed:
-            tell("cut")
-        finally:
-            watcher.leave()
-
-    @staticmethod
-    async def _wait(
-        tell: Callable[..., None], flight: Flight, is_so: Callable[[Flight], bool]
-    ) -> None:
-        while not is_so(flight):
-            try:
-                async with asyncio.timeout(_ALIVE_EVERY_S):
-                    await flight.until(is_so)
-            except TimeoutError:
-                tell("alive")
-
-    def _post(
-        self, to: bytes, kind: str, number: int, fields: dict[str, Any], content: bytes = b""
-    ) -> None:
+    def post(
+        self,
+        to: bytes,
+        kind: str,
+        number: int,
+        fields: dict[str, Any],
+        content: bytes = b"",
+    ) -> "asyncio.Future[Any]":
+        """Send one message; the future tells how many received it."""
         line = orjson.dumps({"kind": kind, "number": number, **fields})
         sent = self._bus.execute(b"PUBLISH", self._prefix + to, line + b"\n" + content)
         sent.add_done_callback(_forget_store_errors)
+        return sent
 
 
-def may_share_live(head: Head) -> bool:
-    """Return whether others may watch an answer with this head while it is still coming."""
-    return head.is_stream and head.status == 200
+class _Follower:
+    """Another worker that follows a flight of ours.
+
+    Attributes:
+        task: What serves it.
+    """
+
+    def __init__(self, peers: Peers, name: bytes, number: int) -> None:
+        self._peers = peers
+        self._name = name
+        self._number = number
+        self._numbers = itertools.count()
+        self.task: asyncio.Task[None] | None = None
+
+    def tell(self, kind: str, fields: dict[str, Any] | None = None, content: bytes = b"") -> None:
+        """Send it the next message."""
+        numbered = {**(fields or {}), "seq": next(self._numbers)}
+        sent = self._peers.post(self._name, kind, self._number, numbered, content)
+        sent.add_done_callback(self._look)
+
+    def _look(self, sent: "asyncio.Future[Any]") -> None:
+        # Received by nobody: that worker is dead, and will never say that it leaves.
+        is_dead = not sent.cancelled() and sent.exception() is None and sent.result() == 0
+        if is_dead and self.task is not None:
+            self.task.cancel()
+
+
+async def _relay(follower: _Follower, watcher: Watcher, headers: Headers) -> None:
+    """Tell a flight's answer as it comes, from its beginning."""
+    follower.tell(
+        "head", {"headers": [[n.decode("latin-1"), v.decode("latin-1")] for n, v in headers]}
+    )
+    reading: asyncio.Future[bytes | None] | None = None
+    try:
+        while True:
+            reading = asyncio.ensure_future(watcher.next())
+            while not (await asyncio.wait([reading], timeout=_ALIVE_EVERY_S))[0]:
+                follower.tell("alive")
+            piece = reading.result()
+            if piece is None:
+                follower.tell("end")
+                return
+            follower.tell("piece", content=piece)
+    except FlightFailed:
+        follower.tell("cut")
+    finally:
+        if reading is not None:
+            reading.cancel()
+
+
+async def _wait(follower: _Follower, flight: Flight, is_so: Callable[[Flight], bool]) -> None:
+    while not is_so(flight):
+        try:
+            async with asyncio.timeout(_ALIVE_EVERY_S):
+                await flight.until(is_so)
+        except TimeoutError:
+            follower.tell("alive")
 
 
 def _forget_store_errors(sent: "asyncio.Future[Any]") -> None:

@@ -9,7 +9,7 @@ all of them have read, and waits for the slowest.
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -30,10 +30,18 @@ class Landed(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """The beginning of an answer: status, end-to-end header fields, and whether it streams."""
+    """The beginning of an answer.
+
+    Attributes:
+        status: The status code.
+        headers: All end-to-end header fields: for the client whose request it was.
+        shared: Those for others who may watch the answer while it comes; None: nobody may.
+        is_stream: Whether it is an event stream.
+    """
 
     status: int
     headers: Headers
+    shared: Headers | None
     is_stream: bool
 
 
@@ -43,6 +51,10 @@ class FlightFailed(Exception):
     def __init__(self, cause: Exception) -> None:
         super().__init__(str(cause))
         self.cause = cause
+
+
+class Lagging(Exception):
+    """A watcher fell so far behind the others that waiting for it would have held them up."""
 
 
 class Flight:
@@ -59,6 +71,7 @@ class Flight:
         landed: The stored response, or why there is none; None while under way.
         reason: Why it is not stored, once that is known.
         is_filed: Whether nothing more will be written to a store.
+        is_leading: It fetches the answer itself, so that other workers may follow it.
         is_collapsed: The answer comes from another worker's flight.
         is_deserted: All watchers have left before its end; it is being cancelled.
     """
@@ -72,6 +85,7 @@ class Flight:
         self.landed: StoredAnswer | Landed | None = None
         self.reason: str | None = None
         self.is_filed = False
+        self.is_leading = False
         self.is_collapsed = False
         self.is_deserted = False
         self._max_bytes = max_bytes
@@ -110,13 +124,16 @@ class Flight:
         self._wake()
 
     async def append(self, piece: bytes) -> None:
-        """Add content; past the size limit, wait until the slowest watcher has made room."""
+        """Add content; past the size limit, wait until there is room.
+
+        Room is made by the slowest watcher, unless another is ahead of it: then it is cut off.
+        """
         self._pieces.append(piece)
         self._held_bytes += len(piece)
         self._total_bytes += len(piece)
         self._wake()
         if self.is_oversize:
-            while self._trim() > self._max_bytes:
+            while self._trim() > self._max_bytes and not self._cut_laggards():
                 await self._sleep()
 
     def end(self) -> None:
@@ -177,9 +194,17 @@ class Flight:
         while not is_so(self):
             await self._sleep()
 
-    def run(self, fetching: Coroutine[Any, Any, None]) -> None:
+    def run(self, fetching: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
         """Start the fetching task, owned by the flight."""
         self._task = asyncio.get_running_loop().create_task(fetching)
+        self._task.add_done_callback(self._ran)
+        return self._task
+
+    def _ran(self, task: "asyncio.Task[None]") -> None:
+        # Cancelled before its first step, it could tell nobody.
+        if not self.is_settled:
+            self.fail(ConnectionError("the fetch was cancelled"))
+        self.file()
 
     async def settled_or_cancelled(self) -> None:
         """Wait for the end of a fetching task that only has to store; cancel any other."""
@@ -192,7 +217,12 @@ class Flight:
     async def _sleep(self) -> None:
         sleeper = asyncio.get_running_loop().create_future()
         self._sleepers.append(sleeper)
-        await sleeper
+        try:
+            await sleeper
+        except asyncio.CancelledError:
+            if sleeper in self._sleepers:
+                self._sleepers.remove(sleeper)
+            raise
 
     def _wake(self) -> None:
         sleepers, self._sleepers = self._sleepers, []
@@ -210,19 +240,34 @@ class Flight:
             self._first = read_by_all
         return self._held_bytes
 
+    def _cut_laggards(self) -> bool:
+        """Cut off the slowest watchers if others are ahead; return whether any was."""
+        slowest = min((w.index for w in self._watchers), default=0)
+        laggards = [w for w in self._watchers if w.index == slowest]
+        if len(laggards) == len(self._watchers):
+            return False
+        for watcher in laggards:
+            watcher.is_cut = True
+            self._watchers.discard(watcher)
+        self._wake()
+        self._trim()
+        return True
+
 
 class Watcher:
     """One reader of a flight.
 
     Attributes:
         index: The next piece to read.
+        is_cut: It lagged too far behind, and gets no more.
     """
 
-    __slots__ = ("flight", "index")
+    __slots__ = ("flight", "index", "is_cut")
 
     def __init__(self, flight: Flight) -> None:
         self.flight = flight
         self.index = 0
+        self.is_cut = False
 
     async def next(self) -> bytes | None:
         """Return what has come since the last call, waiting for it; None at the content's end.
@@ -232,6 +277,8 @@ class Watcher:
         """
         flight = self.flight
         while True:
+            if self.is_cut:
+                raise FlightFailed(Lagging("the reader was too slow"))
             piece = flight.piece_at(self.index)
             if piece is not None:
                 self.index = flight.next_index
@@ -259,11 +306,14 @@ class Flights:
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._by_key: dict[bytes, Flight] = {}
+        self._running: set[Flight] = set()
 
     def get(self, key: bytes) -> Flight | None:
         """Return the flight under way for `key`, unless it can no longer be joined."""
         flight = self._by_key.get(key)
         if flight is None or flight.is_oversize or flight.is_deserted:
+            return None
+        if isinstance(flight.landed, Landed):
             return None
         return flight
 
@@ -274,10 +324,17 @@ class Flights:
             self._by_key[key] = flight
         return flight
 
-    def close(self, flight: Flight) -> None:
-        """Take a flight off the board; later requests start their own."""
+    def run(self, flight: Flight, fetching: Coroutine[Any, Any, None]) -> None:
+        """Start a flight's fetching task. When that ends, the flight goes off the board."""
+        self._running.add(flight)
+        flight.run(fetching).add_done_callback(lambda _: self._close(flight))
+
+    def _close(self, flight: Flight) -> None:
+        self._running.discard(flight)
         if self._by_key.get(flight.key) is flight:
             del self._by_key[flight.key]
 
-    def __iter__(self) -> Iterator[Flight]:
-        return iter(list(self._by_key.values()))
+    async def stop(self) -> None:
+        """Cancel what still comes, and wait for what only has to be stored."""
+        for flight in list(self._running):
+            await flight.settled_or_cancelled()

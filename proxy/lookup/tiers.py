@@ -3,6 +3,7 @@
 A fault of a store is a miss. It is caught, counted and logged here, and nowhere else.
 """
 
+import asyncio
 import time
 from collections.abc import Sequence
 from typing import Protocol
@@ -53,6 +54,7 @@ class Tiers:
         self._redis = redis
         self._leases = leases
         self._observer = observer
+        self._releasing: set[asyncio.Task[None]] = set()
 
     def peek(self, key: bytes) -> StoredAnswer | None:
         """Return what this worker's memory holds under `key`."""
@@ -84,8 +86,13 @@ class Tiers:
         None where Redis cannot be asked: then there is nobody to agree with.
         """
         began = time.perf_counter()
+        draft = self._leases.draft(key)
         try:
-            found = await self._redis.get_or_lease(self._leases.draft(key))
+            found = await self._redis.get_or_lease(draft)
+        except asyncio.CancelledError:
+            # It is on its way, and may be granted to nobody.
+            self.release_soon(draft)
+            raise
         except StoreError as error:
             self._observer.store_failed("get", error)
             return None
@@ -140,6 +147,19 @@ class Tiers:
                 self._memory.drop(answer.key)
                 return False
         return True
+
+    def release_soon(self, lease: Lease) -> None:
+        """Give a lease back, without waiting for it."""
+        task = asyncio.get_running_loop().create_task(self.release(lease))
+        self._releasing.add(task)
+        task.add_done_callback(self._releasing.discard)
+
+    async def release(self, lease: Lease) -> None:
+        """Give a lease back; or take it away from another, if it is another's."""
+        try:
+            await self._leases.release(lease)
+        except StoreError as error:
+            self._observer.store_failed("lease", error)
 
     def keep(self, answer: StoredAnswer) -> None:
         """Keep `answer` in this worker's memory."""

@@ -7,7 +7,7 @@ here: no redirects, no cookies, no proxies from the environment.
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -79,7 +79,7 @@ class Answer:
         self.status = response.status
         self.headers = end_to_end(response.raw_headers, _HOP_BY_HOP)
 
-    async def pieces(self) -> AsyncIterator[bytes]:
+    async def pieces(self) -> AsyncGenerator[bytes, None]:
         """Yield the content as it comes, undecoded.
 
         Raises:
@@ -89,8 +89,12 @@ class Answer:
         content = self._response.content
         watch = _IdleWatch(self._response, self._idle_s)
         try:
-            while piece := await content.readany():
-                watch.saw_bytes()
+            while True:
+                watch.begin()
+                piece = await content.readany()
+                watch.end()
+                if not piece:
+                    return
                 yield piece
         except aiohttp.ClientError as error:
             if watch.has_fired:
@@ -105,26 +109,33 @@ class Answer:
 
 
 class _IdleWatch:
-    """Closes the connection when no byte has come for a while: one timer, not one per piece."""
+    """Closes the connection when no byte has come for a while: one timer, not one per piece.
 
-    __slots__ = ("_idle_s", "_last", "_loop", "_response", "_timer", "has_fired")
+    Only the time in which we wait for bytes counts, not that in which our client takes them.
+    """
+
+    __slots__ = ("_idle_s", "_loop", "_response", "_since", "_timer", "has_fired")
 
     def __init__(self, response: aiohttp.ClientResponse, idle_s: float) -> None:
         self._loop = asyncio.get_running_loop()
         self._response = response
         self._idle_s = idle_s
-        self._last = self._loop.time()
+        self._since: float | None = None
         self.has_fired = False
         self._timer = self._loop.call_later(idle_s, self._check)
 
-    def saw_bytes(self) -> None:
-        self._last = self._loop.time()
+    def begin(self) -> None:
+        self._since = self._loop.time()
+
+    def end(self) -> None:
+        self._since = None
 
     def stop(self) -> None:
         self._timer.cancel()
 
     def _check(self) -> None:
-        left_s = self._last + self._idle_s - self._loop.time()
+        waited_s = 0.0 if self._since is None else self._loop.time() - self._since
+        left_s = self._idle_s - waited_s
         if left_s > 0:
             self._timer = self._loop.call_later(left_s, self._check)
             return
@@ -169,6 +180,9 @@ class Upstream:
             max_line_size=_MAX_HEADER_BYTES,
             max_field_size=_MAX_HEADER_BYTES,
         )
+        # aiohttp sends an idempotent request again when a reused connection breaks; whether to
+        # try again is not for the client library to decide. There is no public switch.
+        self._session._retry_connection = False
 
     async def stop(self) -> None:
         """Close all connections."""
