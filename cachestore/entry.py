@@ -25,8 +25,7 @@ _FLAG_ZSTD = 1
 _CHECKSUM_BYTES = 16
 # magic, format version, flags, key, stored_at, lifetime_s, keep_s, initial_age_s,
 # bytes of head, bytes of body (both before compression)
-_HEADER = struct.Struct(f">3sBB{KEY_BYTES}sddddII")
-_LENGTH_MAX = 0xFFFFFFFF
+_HEADER = struct.Struct(f">3sBB{KEY_BYTES}sddddQQ")
 # Level 1 takes half the time of the default level on chat answers and gives up
 # about a tenth of the saving; entries are written on the event loop.
 _ZSTD_LEVEL = 1
@@ -103,15 +102,12 @@ def encode(entry: StoredResponse, compress_above_bytes: int) -> bytes:
             if that makes them shorter.
 
     Raises:
-        ValueError: the key has not 32 bytes, a time is out of range, or a part
-            is longer than 4 GiB.
+        ValueError: the key has not 32 bytes, or a time is out of range.
     """
     if len(entry.key) != KEY_BYTES:
         raise ValueError(f"a key has {KEY_BYTES} bytes, not {len(entry.key)}")
     if not _are_times_sound(entry):
         raise ValueError("times must be finite and, but for stored_at, not negative")
-    if len(entry.head) > _LENGTH_MAX or len(entry.body) > _LENGTH_MAX:
-        raise ValueError("head and body may have at most 4 GiB each")
     payload = entry.head + entry.body
     flags = 0
     if len(payload) > compress_above_bytes:

@@ -9,6 +9,7 @@ fails because Redis cannot be had: reasons are told and logged, and the URL is
 then one that refuses connections.
 """
 
+import contextlib
 import fcntl
 import importlib.util
 import logging
@@ -115,12 +116,12 @@ class PrivateRedis:
             self._server = None
             self._report(f"redis-server ended with status {status}: {self._last_words()}")
             if now - self._started_at >= _STEADY_S:
-                self._backoff_s = 0.0
-            self._next_start_at = now + self._backoff_s
+                self._backoff_s = self._next_start_at = 0.0
         if now < self._next_start_at:
             return self._reason
-        self._backoff_s = min(max(2 * self._backoff_s, _BACKOFF_FIRST_S), _BACKOFF_MAX_S)
+        # From start to start; the first restart comes at once.
         self._next_start_at = now + self._backoff_s
+        self._backoff_s = min(max(2 * self._backoff_s, _BACKOFF_FIRST_S), _BACKOFF_MAX_S)
         try:
             return self._start_if_ours()
         except OSError as error:
@@ -141,8 +142,14 @@ class PrivateRedis:
                 self._server.wait()
             self._server = None
         if self._lock is not None:
+            if self._socket_path.parent != self._dir:
+                # Not empty if another Recollect's server is there already.
+                with contextlib.suppress(OSError):
+                    self._socket_path.parent.rmdir()
             os.close(self._lock)
             self._lock = None
+        self._backoff_s = self._next_start_at = 0.0
+        self._reason = None
 
     def _start_if_ours(self) -> str | None:
         for folder in (self._dir, self._socket_path.parent):

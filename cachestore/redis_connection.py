@@ -29,6 +29,9 @@ _PROBE_INTERVAL_S = 1.0
 # its sockets, little beside any deadline.
 _SECOND_LOOK_S = 0.01
 _ERROR_CODE = re.compile(r"[A-Z][A-Z0-9_]{0,31}")
+# Before 7.0 an error inside a script is told as "ERR Error running script (…):
+# @user_script:3: WRONGTYPE …"; the code that counts is the inner one.
+_SCRIPT_ERROR_CODE = re.compile(r"@user_script: ?\d+: -?([A-Z][A-Z0-9_]{0,31})\b")
 
 
 def failed(loop: asyncio.AbstractEventLoop, error: Exception) -> asyncio.Future[Any]:
@@ -74,7 +77,7 @@ class RedisConnection(asyncio.Protocol):
         self._look_timer: asyncio.TimerHandle | None = None
         self._probe_timer: asyncio.TimerHandle | None = None
         self._probes = 0
-        self._closed = asyncio.Event()
+        self._ended = asyncio.Event()
         self.end_reason: str | None = None
         """Why the connection ended; None while it has not."""
 
@@ -132,6 +135,7 @@ class RedisConnection(asyncio.Protocol):
         if self.end_reason is not None:
             return
         self.end_reason = reason
+        self._ended.set()
         for timer in (self._look_timer, self._probe_timer):
             if timer is not None:
                 timer.cancel()
@@ -142,10 +146,9 @@ class RedisConnection(asyncio.Protocol):
         while self._waiting:
             _fail(self._waiting.popleft()[0], StoreUnavailable(reason))
 
-    async def wait_closed(self) -> None:
-        """Wait until the connection has ended and the event loop has let go of it."""
-        if self._transport is not None:
-            await self._closed.wait()
+    async def wait_ended(self) -> None:
+        """Wait until the connection has ended."""
+        await self._ended.wait()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take over the open connection (asyncio)."""
@@ -156,7 +159,6 @@ class RedisConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Learn that the connection is closed (asyncio)."""
-        self._closed.set()
         self.end("connection closed" if exc is None else f"connection lost: {exc}")
 
     def data_received(self, data: bytes) -> None:
@@ -259,5 +261,8 @@ def _fail(future: asyncio.Future[Any], error: Exception) -> None:
 
 
 def _code(error: Exception) -> str:
-    match = _ERROR_CODE.match(str(error))
-    return match.group() if match else "ERR"
+    text = str(error)
+    if inner := _SCRIPT_ERROR_CODE.search(text):
+        return inner[1]
+    outer = _ERROR_CODE.match(text)
+    return outer[0] if outer else "ERR"

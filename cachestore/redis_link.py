@@ -77,7 +77,6 @@ class RedisLink:
         self._on_state = on_state
         self._subscribers: dict[bytes, Callable[[bytes], None]] = {}
         self._connection: RedisConnection | None = None
-        self._latest: RedisConnection | None = None
         self._down_reason = "not started"
         self._logged_reasons: set[str] = set()
         self._keeper: asyncio.Task[None] | None = None
@@ -105,8 +104,6 @@ class RedisLink:
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.wait([self._keeper])
-        if self._latest is not None:
-            await self._latest.wait_closed()
         self._down_reason = _CLOSED
 
     def execute(self, *args: Argument) -> asyncio.Future[Any]:
@@ -174,7 +171,7 @@ class RedisLink:
             else:
                 up_at = loop.time()
                 try:
-                    await connection.wait_closed()
+                    await connection.wait_ended()
                 finally:
                     connection.end(_CLOSED)
                 if loop.time() - up_at >= _STEADY_S:
@@ -186,7 +183,6 @@ class RedisLink:
     async def _connected(self) -> RedisConnection:
         """Return a new connection after its handshake; the link is then up."""
         connection = RedisConnection(self._handshake_s, self._take_push, self._report_down)
-        self._latest = connection
         try:
             async with asyncio.timeout(self._handshake_s):
                 await self._open(connection)

@@ -12,6 +12,7 @@ class RedisScript:
     def __init__(self, link: RedisLink, source: bytes) -> None:
         self._link = link
         self._source = source
+        self._is_known = False
         # Redis' own name for it, not a safeguard.
         self._hash = sha1(source, usedforsecurity=False).hexdigest()
 
@@ -29,10 +30,14 @@ class RedisScript:
 
     async def reply(self, keys: tuple[bytes, ...], args: tuple[bytes | int, ...]) -> object:
         """Run it and return whatever it answers. Raises what `run` does."""
-        try:
-            return await self._link.execute(b"EVALSHA", self._hash, len(keys), *keys, *args)
-        except StoreRefused as error:
-            if error.code != "NOSCRIPT":
-                raise
-            # The first time, or the first since Redis was restarted.
-            return await self._link.execute(b"EVAL", self._source, len(keys), *keys, *args)
+        # In full the first time, not after a refusal: commands must take effect in the order
+        # in which they were given, and a second try would come after its successors.
+        if self._is_known:
+            try:
+                return await self._link.execute(b"EVALSHA", self._hash, len(keys), *keys, *args)
+            except StoreRefused as error:
+                if error.code != "NOSCRIPT":
+                    raise
+                # Redis was restarted.
+        self._is_known = True
+        return await self._link.execute(b"EVAL", self._source, len(keys), *keys, *args)

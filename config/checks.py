@@ -18,8 +18,9 @@ _QUESTION_FIELDS = frozenset({"model", "messages", "prompt", "input", "instructi
 
 def check_secret(secret: SecretStr) -> SecretStr:
     # A line end or another control character in a credential would break a header in two.
-    if not secret.get_secret_value().isprintable():
-        raise ValueError("should hold printable characters only")
+    text = secret.get_secret_value()
+    if not (text.isascii() and text.isprintable()):
+        raise ValueError("should hold printable ASCII characters only")
     return secret
 
 

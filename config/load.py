@@ -249,7 +249,7 @@ def _explain(error: ValidationError, sources: Mapping[str, str]) -> Iterator[str
             unknown = _unknown(str(location[-1]), list(RouteSettings.model_fields))
             yield f"{key} ({source}): {unknown}"
         elif mistake["type"] == "extra_forbidden":
-            known = [*_keys(Settings), *Settings.model_fields]
+            known = _keys(Settings) if "." in key else [*Settings.model_fields, *_keys(Settings)]
             yield f"{key} ({source}): {_unknown(key, known)}"
         elif mistake["type"] == "value_error" and "." not in setting:
             # About a section or all of them: settings that are right alone and wrong together.

@@ -2,8 +2,8 @@
 
 Who starts a flight is answered with whatever comes. Who joins one gets only what may be shared:
 a stream as it comes, from its beginning, or the stored response it ends in. When a flight fails,
-one of those who waited tries once more for all; after that, and for an answer that was for one
-client alone, everyone asks for themselves, all at once.
+one of those who waited tries once more for all; when that fails too, all are told. When the
+answer was for one client alone, everyone else asks for themselves, all at once.
 """
 
 import asyncio
@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from cachestore.leases import Held, Lease
+from proxy.errors import ErrorAnswer
 from proxy.exchange import Exchange, Headers, watching
-from proxy.fetch import Fetcher, Order, matches_vary
+from proxy.fetch import MOST_FAILURES, Fetcher, Order, matches_vary
 from proxy.forward import Forwarder, failure
 from proxy.lookup.answers import StoredAnswer
 from proxy.lookup.ask import Ask
@@ -23,7 +24,6 @@ from proxy.lookup.single_flight import Flight, FlightFailed, Flights, Landed, Wa
 from proxy.metrics import Outcome
 from proxy.replies import Replies
 
-_FLIGHTS_JOINED: Final = 2
 _SHARED: Final = frozenset({b"miss", b"stale"})
 """What may be fetched together. The others want an answer begun after they asked, or another."""
 
@@ -39,6 +39,7 @@ class Trip:
         forwarded: Why it goes upstream, in the words of RFC 9211 §2.2.
         fallback: A stale answer that may serve should the upstream fail.
         found: What its look-up left it with: the lease, or who has that.
+        failures: How often the upstream has failed on it while it waited for others.
     """
 
     exchange: Exchange
@@ -47,6 +48,7 @@ class Trip:
     forwarded: bytes = b"miss"
     fallback: StoredAnswer | None = None
     found: Lease | Held | None = None
+    failures: int = 0
 
 
 class Boarding:
@@ -72,6 +74,12 @@ class Boarding:
         """Return whether a flight for `key` could be joined now."""
         return self._flights.get(key) is not None
 
+    def landed(self, key: bytes) -> StoredAnswer | None:
+        """Return what a flight for `key` has brought and is just being stored."""
+        flight = self._flights.get(key)
+        landed = flight.landed if flight is not None else None
+        return landed if isinstance(landed, StoredAnswer) else None
+
     async def answer(self, trip: Trip) -> None:
         """Answer a request, together with whoever else wants the same now.
 
@@ -84,7 +92,8 @@ class Boarding:
             await self._lead(trip, self._take_off(trip, is_shared=False))
 
     async def _answer_shared(self, trip: Trip) -> bool:
-        for _ in range(_FLIGHTS_JOINED):
+        """Answer from a flight that others may join; False: this request must ask alone."""
+        while True:
             flight = self._flights.get(trip.key)
             # Who holds the lease leads, whatever else is in the air: nobody else could.
             if flight is None or isinstance(trip.found, Lease):
@@ -93,8 +102,11 @@ class Boarding:
                 return True
             if flight.landed is not Landed.FAILED:
                 return False
-            trip = replace(trip, found=None)
-        return False
+            if flight.failures >= MOST_FAILURES:
+                # An upstream that is down is not to be asked once by each who waits.
+                await self._tell_shared_failure(trip, flight)
+                return True
+            trip = replace(trip, found=None, failures=flight.failures)
 
     async def obtain(self, trip: Trip) -> StoredAnswer | None:
         """Return the answer to a request instead of sending it.
@@ -139,7 +151,9 @@ class Boarding:
             headers=exchange.headers,
             named=exchange.named,
         )
-        flight = self._flights.open(trip.key, _form(trip), is_shared=is_shared)
+        flight = self._flights.open(
+            trip.key, _form(trip), is_shared=is_shared, failures=trip.failures
+        )
         self._flights.run(flight, self._fetcher.fetch(flight, order, is_shared, trip.found))
         return flight
 
@@ -200,6 +214,19 @@ class Boarding:
             return
         cause = flight.error or ConnectionError("no answer")
         await exchange.refuse(failure(cause), Outcome.UPSTREAM_ERROR)
+
+    async def _tell_shared_failure(self, trip: Trip, flight: Flight) -> None:
+        """Say that the upstream failed. Its own words were for another client."""
+        exchange = trip.exchange
+        exchange.cache_status = b"recollect; fwd=" + trip.forwarded + b"; collapsed"
+        head = flight.head
+        if head is None or head.status == 200:
+            error = failure(flight.error or ConnectionError("no answer"))
+        else:
+            retry = tuple(field for field in head.headers if field[0] == b"retry-after")
+            message = "The upstream failed on this request, twice."
+            error = ErrorAnswer(head.status, message, "upstream_failed", headers=retry)
+        await exchange.refuse(error, Outcome.UPSTREAM_ERROR)
 
     async def _serve_landed(self, trip: Trip, landed: StoredAnswer) -> bool:
         if not matches_vary(landed, trip.exchange.named):

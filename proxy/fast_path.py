@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from cachetools import LRUCache
-from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from proxy.exchange import request_id
 from proxy.lookup.answers import StoredAnswer
@@ -174,7 +173,7 @@ class FastProtocol(LimitedProtocol):
             return
         self._held = None
         head, content = answer
-        keeps_alive = self.parser.should_keep_alive()
+        keeps_alive = self.parser.should_keep_alive() and not self._is_draining
         end = b"\r\n" if keeps_alive else b"connection: close\r\n\r\n"
         self.transport.write(b"".join((head, end, content)))
         if keeps_alive:
@@ -192,11 +191,6 @@ class FastProtocol(LimitedProtocol):
             and (self.server is None or self.server[1] != self.slow_port)
             and not any(name in _LONG_WAY for name, _ in self.headers)
         )
-
-    def _is_idle(self) -> bool:
-        # None before the first request, whatever its declared type says.
-        cycle: RequestResponseCycle | None = self.cycle
-        return cycle is None or cycle.response_complete
 
     def _hand_on(self, held: list[bytes]) -> None:
         self._held = None

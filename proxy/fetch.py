@@ -28,6 +28,7 @@ from proxy.lookup.tiers import Tiers
 from proxy.metrics import Metrics
 from proxy.upstreams.upstream import (
     Answer,
+    FailedElsewhere,
     Headers,
     UnsendableHeader,
     Upstream,
@@ -40,10 +41,17 @@ from proxy.wire.endpoint import Endpoint
 from proxy.wire.record import NotStorable, RecordPolicy, record
 
 _RENEW_SHARE: Final = 1 / 3
-_LEADERS_TRIED: Final = 2
+_LOOKS: Final = 4
+"""How often a flight looks who leads before it goes alone."""
+
+MOST_FAILURES: Final = 2
+"""How often an upstream may fail on a request before all who wait for it are told."""
 
 _WORTH_ANOTHER_TRY: Final = frozenset({408, 425, 429})
 """Statuses below 500 that say nothing about the request itself."""
+
+_FAULTS: Final = frozenset({Reason.ERROR, Reason.INCOMPLETE, Reason.JSON, Reason.CONTENT_TYPE})
+"""Why a 200 is no answer at all, rather than one for its client alone."""
 
 # Replayed beside the content type. CORS fields belong to what a browser must see on every answer.
 _REPLAYED: Final = frozenset(
@@ -141,7 +149,7 @@ class Fetcher:
 
         Without Redis there is nobody to agree with: the worker fetches, without a lease.
         """
-        for _ in range(_LEADERS_TRIED):
+        for _ in range(_LOOKS):
             # Also when a lease has just been taken away: the flight before ours may have
             # stored the response meanwhile.
             found = found or await self._look_again(flight.key)
@@ -164,6 +172,9 @@ class Fetcher:
             if how is Followed.SILENT:
                 # Its worker is dead or cut off; who takes the lease away may try next.
                 await self._tiers.release(found.lease)
+            if how is Followed.FAILED and flight.failures >= MOST_FAILURES:
+                flight.fail(FailedElsewhere(flight.failed_status))
+                return None
             if flight.is_whole:
                 answer = await self._tiers.fetch(flight.key)
                 flight.land(answer or Landed.UNSTORABLE)
@@ -313,8 +324,10 @@ class Fetcher:
         self._metrics.not_stored(reason)
         flight.reason = reason
         status = flight.head.status if flight.head is not None else 0
-        may_pass = status >= 500 or status in _WORTH_ANOTHER_TRY
-        flight.land(Landed.FAILED if may_pass else Landed.UNSTORABLE)
+        has_failed = status >= 500 or status in _WORTH_ANOTHER_TRY or reason in _FAULTS
+        if has_failed:
+            flight.failures += 1
+        flight.land(Landed.FAILED if has_failed else Landed.UNSTORABLE)
 
 
 def replayed_headers(headers: Headers, honours_upstream: bool) -> tuple[tuple[bytes, bytes], ...]:

@@ -7,6 +7,7 @@ from proxy.errors import ErrorAnswer
 from proxy.exchange import ClientGone, Exchange, Headers, watching
 from proxy.metrics import Metrics, Outcome
 from proxy.upstreams.upstream import (
+    FailedElsewhere,
     UnsendableHeader,
     Upstream,
     UpstreamError,
@@ -19,6 +20,8 @@ def failure(cause: Exception) -> ErrorAnswer:
     match cause:
         case UnsendableHeader():
             return ErrorAnswer(400, f"{cause}.", "invalid_header")
+        case FailedElsewhere(status=status):
+            return ErrorAnswer(status, "The upstream failed on this request.", "upstream_failed")
         case UpstreamTimeout():
             return ErrorAnswer(504, "The upstream did not answer in time.", "upstream_timeout")
         case UpstreamError():

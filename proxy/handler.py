@@ -125,7 +125,7 @@ class Handler:
             await self._fetch_anew(exchange, ask, key)
             return
         began = time.perf_counter()
-        answer = self._tiers.peek(key)
+        answer = self._tiers.peek(key) or self._boarding.landed(key)
         self._metrics.looked_up("memory", time.perf_counter() - began)
         tier = Outcome.HIT_MEMORY
         trip = Trip(exchange, ask, key)

@@ -1,16 +1,25 @@
-"""What this server asks of HTTP/1.1 beyond uvicorn: a limit on the header, and our error form.
+"""What this server asks of HTTP/1.1 beyond uvicorn.
 
-uvicorn's parser takes a header of any length, and answers what is no HTTP in plain text.
+A limit on the header, which uvicorn's parser takes at any length. Our error form for what is no
+HTTP. And a gentle end: uvicorn closes idle connections the moment it is told to end, under
+requests that are on their way.
 """
 
 from typing import Final
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import (
+    STATUS_LINE,
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
 
 from proxy.errors import ErrorAnswer
 
 _READ_BYTES: Final = 262144
 """The most that is read at once."""
+
+_LAST_REQUEST_S: Final = 0.5
+"""How long a client that has just sent a request may still be heard while draining."""
 
 
 class LimitedProtocol(HttpToolsProtocol):
@@ -23,6 +32,24 @@ class LimitedProtocol(HttpToolsProtocol):
     max_header_bytes: int
     _header_bytes = 0
     _is_in_header = False
+    _is_draining = False
+
+    def shutdown(self) -> None:
+        """Answer what comes within a moment with `Connection: close`; then close, if idle."""
+        self._is_draining = True
+        if self._is_idle():
+            self.loop.call_later(_LAST_REQUEST_S, self._close_if_idle)
+        else:
+            self.cycle.keep_alive = False
+
+    def _close_if_idle(self) -> None:
+        if self._is_idle() and not self.transport.is_closing():
+            self.transport.close()
+
+    def _is_idle(self) -> bool:
+        # None before the first request, whatever its declared type says.
+        cycle: RequestResponseCycle | None = self.cycle
+        return cycle is None or cycle.response_complete
 
     def data_received(self, data: bytes) -> None:
         """Take what has come, and see that a single endless field ends too."""
@@ -43,6 +70,8 @@ class LimitedProtocol(HttpToolsProtocol):
         """Go over to the content."""
         self._is_in_header = False
         super().on_headers_complete()
+        if self._is_draining:
+            self.cycle.keep_alive = False
 
     def on_url(self, url: bytes) -> None:
         """Take a part of the target."""

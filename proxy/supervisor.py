@@ -12,9 +12,10 @@ import asyncio
 import logging
 import os
 import signal
+import socket
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
@@ -86,7 +87,11 @@ async def _serve(settings: Settings, reload: Callable[[], Settings]) -> int:
             run_dir=stack.enter_context(tempfile.TemporaryDirectory(prefix="recollect-")),
             made_secret=made_secret,
         )
-        return await _Supervisor(settings, reload, inheritance, redis, listening).run()
+        listeners = [one for one in (data_listener, admin_listener) if one is not None]
+        supervisor = _Supervisor(
+            settings, reload, inheritance, redis, listening=listening, listeners=listeners
+        )
+        return await supervisor.run()
 
 
 @contextmanager
@@ -131,13 +136,16 @@ class _Supervisor:
         reload: Callable[[], Settings],
         inheritance: _Inheritance,
         redis: RedisKeeper | None,
+        *,
         listening: str,
+        listeners: Sequence[socket.socket],
     ) -> None:
         self._settings = settings
         self._reload = reload
         self._inheritance = inheritance
         self._redis = redis
         self._listening = listening
+        self._listeners = listeners
         self._had_terminal = sys.stderr.isatty()
         self._slots: dict[int, _Slot] = {}
         self._alive: set[WorkerProcess] = set()
@@ -159,6 +167,10 @@ class _Supervisor:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        # Before the workers stop accepting: a connection that nobody will ever accept is worse
+        # than one that is refused.
+        for listener in self._listeners:
+            listener.close()
         for worker in self._alive:
             worker.end()
         await asyncio.gather(*(worker.ended for worker in self._alive))

@@ -6,7 +6,7 @@ form; all of it counts towards its size in memory.
 """
 
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, TypeVar
 
 import orjson
 
@@ -114,7 +114,7 @@ def read_stored(stored: StoredResponse) -> StoredAnswer:
     """
     try:
         head = orjson.loads(stored.head)
-        recording_bytes = len(stored.body) - head["usage_bytes"]
+        recording_bytes = len(stored.body) - _typed(head["usage_bytes"], int)
         if not 0 <= recording_bytes <= len(stored.body):
             raise ValueError("more usage than content")
         return StoredAnswer(
@@ -128,14 +128,23 @@ def read_stored(stored: StoredResponse) -> StoredAnswer:
                 form=Form(head["form"]),
                 body=stored.body[:recording_bytes],
                 usage=stored.body[recording_bytes:],
-                prompt_tokens=head["prompt_tokens"],
-                completion_tokens=head["completion_tokens"],
+                prompt_tokens=_typed(head["prompt_tokens"], int),
+                completion_tokens=_typed(head["completion_tokens"], int),
             ),
             headers=tuple(
                 (name.encode("latin-1"), v.encode("latin-1")) for name, v in head["headers"]
             ),
-            vary=tuple((name, value) for name, value in head["vary"]),
-            upstream_s=head["upstream_s"],
+            vary=tuple((_typed(name, str), value) for name, value in head["vary"]),
+            upstream_s=_typed(head["upstream_s"], float),
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError("not a stored answer of this version") from error
+
+
+_Kind = TypeVar("_Kind", int, float, str)
+
+
+def _typed(value: object, kind: type[_Kind]) -> _Kind:
+    if type(value) is not kind:
+        raise TypeError(f"not of type {kind.__name__}")
+    return value

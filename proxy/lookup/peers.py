@@ -63,6 +63,8 @@ class Followed(Enum):
     """It was for the leader's client alone."""
     FAILED = "failed"
     """The leader could not get an answer."""
+    GONE = "gone"
+    """The leader's flight has landed already, or never was: worth another look."""
     SILENT = "silent"
     """The leader, or the way to it, is gone."""
 
@@ -187,6 +189,8 @@ class Peers:
                 case "cut":
                     raise PeerCut("the upstream's answer broke off")
                 case "landed":
+                    flight.failures = max(flight.failures, message.fields["failures"])
+                    flight.failed_status = message.fields["status"]
                     return Followed(message.fields["how"])
 
     def _lost(self, flight: Flight) -> Followed:
@@ -226,7 +230,7 @@ class Peers:
         if flight is None or not flight.is_leading:
             # Landed between the follower's look at the lease and now: its answer is stored, or
             # the lease is free. And two that follow must never wait for one another.
-            follower.tell("landed", {"how": Followed.FAILED.value})
+            follower.tell("landed", {"how": Followed.GONE.value, "failures": 0, "status": 502})
             return
         follower.tell("alive")
         was_there = isinstance(flight.landed, StoredAnswer)
@@ -246,7 +250,8 @@ class Peers:
                 how = Followed.UNSTORABLE
             case _:
                 how = Followed.FOUND if was_there else Followed.STORED
-        follower.tell("landed", {"how": how.value})
+        outcome = {"how": how.value, "failures": flight.failures, "status": flight.failed_status}
+        follower.tell("landed", outcome)
 
     def post(
         self,

@@ -12,11 +12,14 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import Any, Final
 
 from proxy.lookup.answers import StoredAnswer
 
 Headers = list[tuple[bytes, bytes]]
+
+
+_TERMINATOR: Final = b"data: [DONE]"
 
 
 class Landed(Enum):
@@ -71,6 +74,9 @@ class Flight:
         landed: The stored response, or why there is none; None while under way.
         reason: Why it is not stored, once that is known.
         is_filed: Whether nothing more will be written to a store.
+        failures: How often the upstream has failed on this request, for this flight or one
+            before it that it came to replace.
+        failed_status: The status code with which it failed; 502 where there was none.
         is_leading: It fetches the answer itself, so that other workers may follow it.
         is_collapsed: The answer comes from another worker's flight.
         is_deserted: All watchers have left before its end; it is being cancelled.
@@ -85,6 +91,8 @@ class Flight:
         self.landed: StoredAnswer | Landed | None = None
         self.reason: str | None = None
         self.is_filed = False
+        self.failures = 0
+        self.failed_status = 502
         self.is_leading = False
         self.is_collapsed = False
         self.is_deserted = False
@@ -121,6 +129,8 @@ class Flight:
     def begin(self, head: Head) -> None:
         """Announce the head."""
         self.head = head
+        if head.status != 200:
+            self.failed_status = head.status
         self._wake()
 
     async def append(self, piece: bytes) -> None:
@@ -156,6 +166,8 @@ class Flight:
         """Announce that it broke off."""
         if not self.is_over:
             self.error = error
+        if not self.is_settled:
+            self.failures += 1
         self.land(Landed.FAILED)
         self._wake()
 
@@ -171,7 +183,11 @@ class Flight:
         """Take a watcher off; without any, the fetching task is cancelled."""
         self._watchers.discard(watcher)
         self._wake()
-        if not self._watchers and not self.is_over and self._task is not None:
+        if self._watchers or self.is_over or self._task is None:
+            return
+        # Many clients leave as soon as they read the terminator; what follows is only the
+        # connection's own end, and the answer is worth storing.
+        if not self._pieces or not self._pieces[-1].rstrip().endswith(_TERMINATOR):
             self.is_deserted = True
             self._task.cancel()
 
@@ -317,9 +333,12 @@ class Flights:
             return None
         return flight
 
-    def open(self, key: bytes, form: object, *, is_shared: bool = True) -> Flight:
+    def open(
+        self, key: bytes, form: object, *, is_shared: bool = True, failures: int = 0
+    ) -> Flight:
         """Return a new flight. One that is not shared is nobody else's business."""
         flight = Flight(key, form, self._max_bytes)
+        flight.failures = failures
         if is_shared:
             self._by_key[key] = flight
         return flight

@@ -49,6 +49,18 @@ class UpstreamCut(UpstreamError):
     """The connection broke in the middle of the answer."""
 
 
+class FailedElsewhere(UpstreamError):
+    """Another worker asked for all, and the upstream answered with an error.
+
+    Attributes:
+        status: The status code it gave, or 502 where there was none.
+    """
+
+    def __init__(self, status: int) -> None:
+        super().__init__(f"the upstream failed for another worker, with status {status}")
+        self.status = status
+
+
 class UnsendableHeader(Exception):
     """A request header holds bytes that are not UTF-8."""
 

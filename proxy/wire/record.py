@@ -24,7 +24,7 @@ from proxy.wire.recording import (
     carries_error,
     count_tokens,
 )
-from proxy.wire.template import apply, edits
+from proxy.wire.template import CREATED_MARK_BYTES, ID_MARK_BYTES, apply, edits
 
 __all__ = ["NotStorable", "NotStorableReason", "RecordPolicy", "Recording", "record"]
 
@@ -93,8 +93,8 @@ def _record_document(
 def _record_stream(
     endpoint: Endpoint, content: bytes, policy: RecordPolicy
 ) -> Recording | NotStorable:
-    # Marks hold NUL bytes; no JSON does, and event names must not either.
-    if b"\x00" in content:
+    # No JSON text holds a mark; event names must not either.
+    if ID_MARK_BYTES in content or CREATED_MARK_BYTES in content:
         return NotStorable("json")
     # With CRLF, a stream that was cut within its last line end is still a cut stream.
     if content.endswith(b"\r") and b"\r\n" in content:
