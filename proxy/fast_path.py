@@ -144,7 +144,7 @@ class FastProtocol(LimitedProtocol):
     def on_headers_complete(self) -> None:
         """Hold the request back, if it may be a hit."""
         if self._may_be_hit():
-            self._is_in_header = False
+            self.end_header()
             self._held = []
             self._held_bytes = 0
         else:
@@ -172,6 +172,7 @@ class FastProtocol(LimitedProtocol):
             super().on_message_complete()
             return
         self._held = None
+        self._received_bytes = 0
         head, content = answer
         keeps_alive = self.parser.should_keep_alive() and not self._is_draining
         end = b"\r\n" if keeps_alive else b"connection: close\r\n\r\n"

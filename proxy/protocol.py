@@ -30,9 +30,93 @@ class LimitedProtocol(HttpToolsProtocol):
     """
 
     max_header_bytes: int
-    _header_bytes = 0
+    _received_bytes = 0
     _is_in_header = False
     _is_draining = False
+    _is_header_too_large = False
+    _last_used = 0.0
+
+    # The header's size is looked at only when as many bytes have come as it may have: a callback
+    # for each field would cost more than the rest of a hit.
+
+    def data_received(self, data: bytes) -> None:
+        """Take what has come."""
+        self._received_bytes += len(data)
+        super().data_received(data)
+        # A single endless field is handed over only at its end; until then the parser collects.
+        if self._is_in_header and self._received_bytes > self.max_header_bytes + _READ_BYTES:
+            self._is_header_too_large = True
+            self.send_400_response("")
+
+    def on_message_begin(self) -> None:
+        """Start with the next request."""
+        self._is_in_header = True
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        """Check the header, and go over to the content."""
+        self.end_header()
+        super().on_headers_complete()
+        if self._is_draining:
+            self.cycle.keep_alive = False
+
+    def end_header(self) -> None:
+        """Check the header's size.
+
+        Raises:
+            ValueError: It is too large. The parser turns that into an error of its own, which
+                ends in `send_400_response`, and reads no further.
+        """
+        self._is_in_header = False
+        if self._received_bytes > self.max_header_bytes:
+            fields_bytes = sum(len(name) + len(value) + 4 for name, value in self.headers)
+            if len(self.url) + fields_bytes > self.max_header_bytes:
+                self._is_header_too_large = True
+                raise ValueError("header too large")
+
+    def on_message_complete(self) -> None:
+        """Count anew with the next request."""
+        self._received_bytes = 0
+        super().on_message_complete()
+
+    # One timer per connection that looks when it was last used, not one per answer.
+
+    def on_response_complete(self) -> None:
+        """Go on with the next request, or wait for it."""
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self._last_used = self.loop.time()
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        elif self.timeout_keep_alive_task is None:
+            self._look_later(self.timeout_keep_alive)
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close the connection if it has been idle for long enough."""
+        self.timeout_keep_alive_task = None
+        if self.transport.is_closing():
+            return
+        idle_s = self.loop.time() - self._last_used
+        if not self._is_idle() or self._is_in_header:
+            self._look_later(self.timeout_keep_alive)
+        elif idle_s < self.timeout_keep_alive:
+            self._look_later(self.timeout_keep_alive - idle_s)
+        else:
+            self.transport.close()
+
+    def _look_later(self, wait_s: float) -> None:
+        self.timeout_keep_alive_task = self.loop.call_later(wait_s, self.timeout_keep_alive_handler)
+
+    def _unset_keepalive_if_required(self) -> None:
+        """Leave the timer alone: uvicorn would cancel and renew it with every request."""
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Let go of everything."""
+        if self.timeout_keep_alive_task is not None:
+            self.timeout_keep_alive_task.cancel()
+        super().connection_lost(exc)
 
     def shutdown(self) -> None:
         """Answer what comes within a moment with `Connection: close`; then close, if idle."""
@@ -51,55 +135,17 @@ class LimitedProtocol(HttpToolsProtocol):
         cycle: RequestResponseCycle | None = self.cycle
         return cycle is None or cycle.response_complete
 
-    def data_received(self, data: bytes) -> None:
-        """Take what has come, and see that a single endless field ends too."""
-        super().data_received(data)
-        if self._is_in_header:
-            # The parser hands over whole fields only; until then it collects.
-            self._header_bytes += len(data)
-            if self._header_bytes > self.max_header_bytes + _READ_BYTES:
-                self.send_400_response("")
-
-    def on_message_begin(self) -> None:
-        """Start counting anew with each request."""
-        self._header_bytes = 0
-        self._is_in_header = True
-        super().on_message_begin()
-
-    def on_headers_complete(self) -> None:
-        """Go over to the content."""
-        self._is_in_header = False
-        super().on_headers_complete()
-        if self._is_draining:
-            self.cycle.keep_alive = False
-
-    def on_url(self, url: bytes) -> None:
-        """Take a part of the target."""
-        self._count(len(url))
-        super().on_url(url)
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Take one header field."""
-        self._count(len(name) + len(value) + 4)
-        super().on_header(name, value)
-
     def send_400_response(self, msg: str) -> None:
         """Answer what the parser could not read, and close."""
         if self.transport.is_closing():
             return
-        if self._header_bytes > self.max_header_bytes:
+        if self._is_header_too_large:
             most = self.max_header_bytes
             self._refuse(
                 ErrorAnswer(431, f"The header is larger than {most} bytes.", "header_too_large")
             )
         else:
             self._refuse(ErrorAnswer(400, "This is not a valid HTTP request.", "invalid_http"))
-
-    def _count(self, more_bytes: int) -> None:
-        self._header_bytes += more_bytes
-        if self._header_bytes > self.max_header_bytes:
-            # The parser turns this into an error of its own, and reads no further.
-            raise ValueError("header too large")
 
     def _refuse(self, error: ErrorAnswer) -> None:
         content = error.content()
