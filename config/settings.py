@@ -232,7 +232,7 @@ class LimitSettings(_Section):
     header_bytes: int = Field(default=64 * 1024, ge=1024, le=1024**2)
     """Largest header section; larger ones get 431."""
 
-    json_depth: int = Field(default=128, ge=1, le=1000)
+    json_depth: int = Field(default=128, ge=1, le=250)
     """Deepest nesting of a JSON body; deeper ones get 400."""
 
 

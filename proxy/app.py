@@ -31,7 +31,8 @@ from proxy.wire.record import RecordPolicy
 
 _LEASE_S = 6.0
 """Long enough that a leader whose event loop stalls keeps its lease; a dead one's is broken."""
-_FIRST_CONNECT_S = 0.5
+_FIRST_CONNECT_S = 2.0
+"""How long a worker waits for Redis before it serves without: a new one should find its hits."""
 _HEAD_BYTES = 65536
 """Room for an entry's head beside its content, when read back."""
 

@@ -14,6 +14,7 @@ from urllib.parse import quote_from_bytes
 
 from proxy.errors import ErrorAnswer
 from proxy.metrics import Outcome
+from proxy.wire.fields import by_name
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -39,7 +40,7 @@ class Exchange:
 
     Attributes:
         headers: The request's header fields, names in lower case.
-        named: The same by name; of repeated fields, the last.
+        named: The same by name; the lines of a repeated field in one.
         endpoint: The label that metrics and logs carry.
         outcome: How it was answered, for metrics and logs.
         status: The status code sent, 0 before that.
@@ -64,7 +65,7 @@ class Exchange:
     def __init__(self, scope: Scope, receive: Receive, send: Send, endpoint: str) -> None:
         self.scope = scope
         self.headers: Headers = scope["headers"]
-        self.named = dict(self.headers)
+        self.named = by_name(self.headers)
         self.endpoint = endpoint
         self.outcome = Outcome.GONE
         self.status = 0

@@ -21,9 +21,11 @@ from proxy.metrics import Metrics, Outcome
 from proxy.protocol import LimitedProtocol
 from proxy.replies import hit_status, made_fresh, replay_headers
 from proxy.wire.endpoint import Endpoint, Form
+from proxy.wire.fields import by_name
 
 _MEMO_BYTES: Final = 16 * 1024**2
-_LARGEST_BODY_BYTES: Final = 65536
+_LARGEST_BYTES: Final = 65536
+"""The largest request that is remembered; what is larger is handed on before it is all here."""
 _ENTRY_BYTES: Final = 600
 """What remembering a request costs beside its own bytes."""
 
@@ -75,28 +77,34 @@ class FastPath:
         self._metrics = metrics
         configured = tuple(name.lower().encode() for name in key_headers)
         self._counted = (*CREDENTIAL_HEADERS, *KEYED_HEADERS, *configured)
-        self._known: LRUCache[Identity, Known] = LRUCache(
-            _MEMO_BYTES, getsizeof=lambda known: known.request_bytes + _ENTRY_BYTES
+        self._known: LRUCache[Identity, tuple[Known, int]] = LRUCache(
+            _MEMO_BYTES, getsizeof=lambda known: known[1] + _ENTRY_BYTES
         )
+
+    @property
+    def held_bytes(self) -> int:
+        """What the requests that are remembered take."""
+        return int(self._known.currsize)
 
     def learn(
         self, target: bytes, named: Mapping[bytes, bytes], content: bytes, known: Known
     ) -> None:
         """Remember a request that has just been answered from memory."""
-        if known.request_bytes <= _LARGEST_BODY_BYTES and _LONG_WAY.isdisjoint(named):
-            self._known[self._identity(target, named, content)] = known
+        if not _LONG_WAY.isdisjoint(named):
+            return
+        identity = self._identity(target, named, content)
+        # All of it: a target or a credential can be as long as a header may be.
+        request_bytes = sum(len(part) for part in identity if part is not None)
+        if request_bytes <= _LARGEST_BYTES:
+            self._known[identity] = known, request_bytes
 
-    def hit(
-        self, target: bytes, named: Mapping[bytes, bytes], content: bytes
-    ) -> list[bytes] | None:
-        """Return the answer's parts as they stand on the wire, or None for the long way.
-
-        The first part is the head but for its last line end: a Connection field may follow.
-        """
+    def hit(self, target: bytes, named: Mapping[bytes, bytes], content: bytes) -> bytes | None:
+        """Return the answer as it stands on the wire, or None for the long way."""
         began = time.perf_counter()
-        known = self._known.get(self._identity(target, named, content))
-        if known is None:
+        found = self._known.get(self._identity(target, named, content))
+        if found is None:
             return None
+        known, _ = found
         answer = self._memory.peek(known.key)
         if answer is None or answer.vary:
             return None
@@ -108,18 +116,23 @@ class FastPath:
             return None
         looked_up = time.perf_counter()
         fresh_content = made_fresh(template, known.endpoint, now)
+        fields = replay_headers(answer, known.form, hit_status(ttl_s), age_s, request_id(named))
         head = [b"HTTP/1.1 200 OK\r\n"]
-        for name, value in replay_headers(
-            answer, known.form, hit_status(ttl_s), age_s, request_id(named)
-        ):
+        for name, value in fields:
             head += (name, b": ", value, b"\r\n")
-        head.append(b"content-length: %d\r\n" % len(fresh_content))
+        head.append(b"content-length: %d\r\n\r\n" % len(fresh_content))
+        lines = len(fields) + 3
+        raw = b"".join(head)
+        # Stored fields come from outside: none may end its line and begin another. The long way
+        # refuses them.
+        if raw.count(b"\n") != lines or raw.count(b"\r") != lines:
+            return None
         self._metrics.spared(answer)
         self._metrics.looked_up("memory", looked_up - began)
         self._metrics.answered(
             known.endpoint.value, Outcome.HIT_MEMORY, time.perf_counter() - began
         )
-        return [b"".join(head), fresh_content]
+        return raw + fresh_content
 
     def _identity(self, target: bytes, named: Mapping[bytes, bytes], content: bytes) -> Identity:
         return (target, content, *map(named.get, self._counted))
@@ -138,26 +151,31 @@ class FastProtocol(LimitedProtocol):
 
     fast_path: FastPath
     slow_port: int | None
+    _named: dict[bytes, bytes]
     _held: list[bytes] | None = None
     _held_bytes = 0
 
     def on_headers_complete(self) -> None:
         """Hold the request back, if it may be a hit."""
         if self._may_be_hit():
-            self.end_header()
-            self._held = []
-            self._held_bytes = 0
-        else:
-            super().on_headers_complete()
+            named = by_name(self.headers)
+            if _is_plain(named):
+                self.end_header()
+                self._named = named
+                self._held = []
+                self._held_bytes = 0
+                return
+        super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
         """Take some of the content."""
         if self._held is None:
             super().on_body(body)
             return
+        self._may_be_trailer = False
         self._held.append(body)
         self._held_bytes += len(body)
-        if self._held_bytes > _LARGEST_BODY_BYTES:
+        if self._held_bytes > _LARGEST_BYTES:
             self._hand_on(self._held)
 
     def on_message_complete(self) -> None:
@@ -166,38 +184,48 @@ class FastProtocol(LimitedProtocol):
         if held is None:
             super().on_message_complete()
             return
-        answer = self.fast_path.hit(self.url, dict(self.headers), b"".join(held))
+        answer = None
+        if not self._is_draining:
+            answer = self.fast_path.hit(self.url, self._named, b"".join(held))
         if answer is None:
             self._hand_on(held)
             super().on_message_complete()
             return
         self._held = None
-        self._received_bytes = 0
-        head, content = answer
-        keeps_alive = self.parser.should_keep_alive() and not self._is_draining
-        end = b"\r\n" if keeps_alive else b"connection: close\r\n\r\n"
-        self.transport.write(b"".join((head, end, content)))
-        if keeps_alive:
-            self.on_response_complete()
-        else:
-            self.transport.close()
+        self.end_message()
+        self.transport.write(answer)
+        self.on_response_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Let go of everything."""
+        self._held = None
+        super().connection_lost(exc)
+
+    def _is_idle(self) -> bool:
+        return self._held is None and super()._is_idle()
 
     def _may_be_hit(self) -> bool:
+        # Nobody's answer is under way, and what follows is ours to say: this connection stays.
         return (
             self.parser.get_method() == b"POST"
             and self.url.startswith(b"/v1/")
             and self._is_idle()
             and not self.flow.write_paused
             and self.parser.get_http_version() == "1.1"
+            and self.parser.should_keep_alive()
             and (self.server is None or self.server[1] != self.slow_port)
-            and not any(name in _LONG_WAY for name, _ in self.headers)
         )
 
     def _hand_on(self, held: list[bytes]) -> None:
         self._held = None
-        super().on_headers_complete()
+        self.begin_request()
         for body in held:
             super().on_body(body)
+
+
+def _is_plain(named: Mapping[bytes, bytes]) -> bool:
+    # A length that is no number was refused by the parser.
+    return _LONG_WAY.isdisjoint(named) and int(named.get(b"content-length", 0)) <= _LARGEST_BYTES
 
 
 def protocol_class(

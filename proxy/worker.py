@@ -1,18 +1,20 @@
 """One worker process: uvicorn around the application, on sockets its supervisor opened."""
 
 import asyncio
+import math
 import os
 import socket
 import sys
+from contextlib import suppress
 
 import uvicorn
 
 from proxy import logs
+from proxy.listening import BACKLOG
 from proxy.worker_start import WorkerStart
 
 _KEEP_ALIVE_S = 75
 """Longer than the clients' own pools keep a connection, so that they are the ones to close it."""
-_BACKLOG = 2048
 
 
 class _Server(uvicorn.Server):
@@ -24,7 +26,9 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        os.write(self._start.ready_fd, b"1")
+        # A supervisor that has gone meanwhile is noticed below.
+        with suppress(BrokenPipeError):
+            os.write(self._start.ready_fd, b"1")
         os.close(self._start.ready_fd)
         asyncio.get_running_loop().add_reader(self._start.lifeline_fd, self._orphaned)
 
@@ -60,9 +64,9 @@ def main() -> None:
         server_header=False,
         date_header=False,
         proxy_headers=False,
-        backlog=_BACKLOG,
+        backlog=BACKLOG,
         timeout_keep_alive=_KEEP_ALIVE_S,
-        timeout_graceful_shutdown=round(start.settings.server.drain_s),
+        timeout_graceful_shutdown=math.ceil(start.settings.server.drain_s),
     )
     _Server(config, start).run(sockets)
 

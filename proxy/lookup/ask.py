@@ -58,15 +58,12 @@ class Reader:
             request: What `raw` says.
             raw: Its content as it came.
             headers: All its header fields, names in lower case.
-            named: The same by name; of repeated fields, one.
+            named: The same by name; see `by_name`.
             query: Its raw query string.
 
         Raises:
             BadRequest: Its `cache` field is not understood.
         """
-        if len(named) != len(headers):
-            # The upstream gets all lines of a repeated field, so all of them count.
-            named = _joined(headers)
         route = self._routes.of(request.model)
         directives = _NO_DIRECTIVES
         if b"cache-control" in named or b"pragma" in named:
@@ -106,14 +103,6 @@ def _with_cache_field(ask: Ask) -> Ask:
         scope=replace(ask.scope, namespace=_text(wishes, "namespace")),
         content=exact_json.dumps(content),
     )
-
-
-def _joined(headers: list[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
-    """Return header fields by name, the lines of each in one (RFC 9110 §5.3)."""
-    named: dict[bytes, bytes] = {}
-    for name, value in headers:
-        named[name] = named[name] + b", " + value if name in named else value
-    return named
 
 
 def _flag(wishes: JsonObject, name: str) -> bool:

@@ -85,8 +85,8 @@ class _Inbox:
         self._messages: asyncio.Queue[_Message] = asyncio.Queue()
 
     def put(self, message: _Message) -> None:
-        # One that is left out shows as a gap in the numbering.
-        if self._held_bytes + len(message.content) <= self._max_bytes:
+        # One that is left out shows as a gap in the numbering. A single one always has room.
+        if self._held_bytes == 0 or self._held_bytes + len(message.content) <= self._max_bytes:
             self._held_bytes += len(message.content)
             self._messages.put_nowait(message)
 
@@ -174,24 +174,13 @@ class Peers:
             if message.fields.get("seq") != expected:
                 return self._lost(flight)
             expected += 1
-            match message.kind:
-                case "head":
-                    flight.is_collapsed = True
-                    headers = [
-                        (name.encode("latin-1"), value.encode("latin-1"))
-                        for name, value in message.fields["headers"]
-                    ]
-                    flight.begin(Head(200, headers, headers, is_stream=True))
-                case "piece":
-                    await flight.append(message.content)
-                case "end":
-                    flight.end()
-                case "cut":
-                    raise PeerCut("the upstream's answer broke off")
-                case "landed":
-                    flight.failures = max(flight.failures, message.fields["failures"])
-                    flight.failed_status = message.fields["status"]
-                    return Followed(message.fields["how"])
+            try:
+                how = await _pass_on(message, flight)
+            except (KeyError, TypeError, ValueError, AttributeError):
+                # A worker of another version, during a roll-out.
+                return self._lost(flight)
+            if how is not None:
+                return how
 
     def _lost(self, flight: Flight) -> Followed:
         if flight.head is not None and not flight.is_whole:
@@ -205,7 +194,7 @@ class Peers:
         try:
             fields = orjson.loads(line)
             self._take(_Message(fields["kind"], fields, content))
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, AttributeError):
             _log.warning("a message of another worker was not understood")
 
     def _take(self, message: _Message) -> None:
@@ -293,6 +282,31 @@ class _Follower:
         is_dead = not sent.cancelled() and sent.exception() is None and sent.result() == 0
         if is_dead and self.task is not None:
             self.task.cancel()
+
+
+async def _pass_on(message: _Message, flight: Flight) -> Followed | None:
+    """Tell `flight` what a leader said; return the outcome if that was it."""
+    fields = message.fields
+    match message.kind:
+        case "head":
+            flight.is_collapsed = True
+            headers = [
+                (name.encode("latin-1"), value.encode("latin-1"))
+                for name, value in fields["headers"]
+            ]
+            flight.begin(Head(200, headers, headers, is_stream=True))
+        case "piece":
+            await flight.append(message.content)
+        case "end":
+            flight.end()
+        case "cut":
+            raise PeerCut("the upstream's answer broke off")
+        case "landed":
+            how, failures, status = Followed(fields["how"]), fields["failures"], fields["status"]
+            flight.failures = max(flight.failures, int(failures))
+            flight.failed_status = int(status)
+            return how
+    return None
 
 
 async def _relay(follower: _Follower, watcher: Watcher, headers: Headers) -> None:

@@ -20,6 +20,8 @@ Headers = list[tuple[bytes, bytes]]
 
 
 _TERMINATOR: Final = b"data: [DONE]"
+_WRITE_BYTES: Final = 262144
+_PATIENCE_S: Final = 1.0
 
 
 class Landed(Enum):
@@ -136,15 +138,20 @@ class Flight:
     async def append(self, piece: bytes) -> None:
         """Add content; past the size limit, wait until there is room.
 
-        Room is made by the slowest watcher, unless another is ahead of it: then it is cut off.
+        Room is made by the slowest watcher. If others are ahead of it, it has `_PATIENCE_S` to
+        make some; then it is cut off.
         """
         self._pieces.append(piece)
         self._held_bytes += len(piece)
         self._total_bytes += len(piece)
         self._wake()
         if self.is_oversize:
-            while self._trim() > self._max_bytes and not self._cut_laggards():
-                await self._sleep()
+            while self._trim() > self._max_bytes:
+                try:
+                    async with asyncio.timeout(_PATIENCE_S):
+                        await self._sleep()
+                except TimeoutError:
+                    self._cut_laggards()
 
     def end(self) -> None:
         """Announce that the content is whole."""
@@ -191,14 +198,22 @@ class Flight:
             self.is_deserted = True
             self._task.cancel()
 
-    def piece_at(self, index: int) -> bytes | None:
-        """Return all that has come from piece `index` on, or None if that is nothing."""
+    def read_from(self, index: int) -> tuple[bytes, int]:
+        """Return what has come from piece `index` on, and the index of what follows.
+
+        Not more than about `_WRITE_BYTES`: a large answer must not keep the event loop from
+        everyone else. Nothing new is b"".
+        """
         start = index - self._first
-        if start >= len(self._pieces):
-            return None
-        if start == len(self._pieces) - 1:
-            return self._pieces[start]
-        return b"".join(self._pieces[start:])
+        pieces = self._pieces
+        if start >= len(pieces):
+            return b"", index
+        end = start + 1
+        size = len(pieces[start])
+        while end < len(pieces) and (size := size + len(pieces[end])) <= _WRITE_BYTES:
+            end += 1
+        piece = pieces[start] if end == start + 1 else b"".join(pieces[start:end])
+        return piece, self._first + end
 
     @property
     def next_index(self) -> int:
@@ -256,18 +271,16 @@ class Flight:
             self._first = read_by_all
         return self._held_bytes
 
-    def _cut_laggards(self) -> bool:
-        """Cut off the slowest watchers if others are ahead; return whether any was."""
+    def _cut_laggards(self) -> None:
+        """Cut off the slowest watchers, if others are ahead of them."""
         slowest = min((w.index for w in self._watchers), default=0)
         laggards = [w for w in self._watchers if w.index == slowest]
         if len(laggards) == len(self._watchers):
-            return False
+            return
         for watcher in laggards:
             watcher.is_cut = True
             self._watchers.discard(watcher)
         self._wake()
-        self._trim()
-        return True
 
 
 class Watcher:
@@ -295,9 +308,8 @@ class Watcher:
         while True:
             if self.is_cut:
                 raise FlightFailed(Lagging("the reader was too slow"))
-            piece = flight.piece_at(self.index)
-            if piece is not None:
-                self.index = flight.next_index
+            piece, self.index = flight.read_from(self.index)
+            if piece:
                 if flight.is_oversize:
                     flight._wake()
                 return piece

@@ -15,6 +15,9 @@ import pytest
 
 pytest.importorskip("gguf", reason="needs the demo extra")
 
+from openai import OpenAI
+from openai.types.chat import ChatCompletion
+
 from run_demo import DemoError, check_port
 
 pytestmark = [
@@ -158,6 +161,49 @@ def test_printed_snippets_work_as_printed_and_ctrl_c_ends_everything(demo: Runni
     demo.process.send_signal(signal.SIGINT)
     assert demo.process.wait(timeout=GONE_WITHIN_S) == 0
     assert demo.left_behind() == set()
+
+
+def say(client: OpenAI, *, is_stream: bool, **sampling: float) -> tuple[str, str, str]:
+    """Ask the real model; return its text, its finish reason and what `Cache-Status` said."""
+    asked = client.chat.completions.with_raw_response.create(
+        model="smollm2-135m-instruct",
+        messages=[{"role": "user", "content": "In one short sentence: what is the sea?"}],
+        max_completion_tokens=256,
+        stream=is_stream,
+        extra_body=sampling,
+    )
+    status = asked.headers["cache-status"]
+    answer = asked.parse()
+    if isinstance(answer, ChatCompletion):
+        [choice] = answer.choices
+        return choice.message.content or "", choice.finish_reason, status
+    chunks = [chunk.choices[0] for chunk in answer if chunk.choices]
+    text = "".join(chunk.delta.content or "" for chunk in chunks)
+    return text, next(c.finish_reason for c in chunks if c.finish_reason), status
+
+
+def test_real_model_is_asked_once_greedy_or_sampled_streamed_or_not(demo: RunningDemo) -> None:
+    """Each complete answer is stored as the model gave it, and replayed in both forms."""
+    with OpenAI(base_url=f"http://127.0.0.1:{demo.port}/v1", api_key="-", max_retries=0) as client:
+        for is_stream in (False, True):
+            seed = 10 + is_stream
+            greedy = {"temperature": 0.0, "seed": seed}
+            sampled = [{"temperature": 0.8, "seed": seed + 10 * n} for n in range(1, 6)]
+            for sampling in (greedy, *sampled):
+                text, reason, status = say(client, is_stream=is_stream, **sampling)
+                assert "fwd=miss" in status
+                again = [say(client, is_stream=form, **sampling) for form in (False, True)]
+                if reason != "stop":
+                    # Cut by the limit on tokens, and so not stored.
+                    assert not any("hit" in status for _, _, status in again)
+                    continue
+                assert text
+                assert [(t, r) for t, r, _ in again] == [(text, "stop")] * 2
+                assert all("recollect; hit" in status for _, _, status in again)
+                if sampling is not greedy:
+                    break
+            else:
+                pytest.fail("none of the sampled answers came to its end")
 
 
 @pytest.mark.parametrize("word", ["llm_server.py", "recollect"])

@@ -14,10 +14,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from support import processes
-from support.fake_upstream import FakeUpstream, Play
-from support.loop_thread import Gate
-from support.recollect_server import RecollectServer, StartRecollect, unique
+
+from tests.support import processes
+from tests.support.fake_upstream import FakeUpstream, Play
+from tests.support.loop_thread import Gate
+from tests.support.recollect_server import RecollectServer, StartRecollect, unique
 
 RECOLLECT = Path(sys.executable).with_name("recollect")
 REAL_WORKER = Path(__file__).parents[2] / "proxy" / "worker.py"

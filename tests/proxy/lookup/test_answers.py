@@ -1,0 +1,215 @@
+"""A stored answer survives the store, and knows what it weighs."""
+
+from dataclasses import replace
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cachestore.entry import StoredResponse
+from proxy.lookup.answers import StoredAnswer, read_stored
+from proxy.wire.endpoint import Endpoint, Form
+from proxy.wire.record import Recording, RecordPolicy, record
+from proxy.wire.replay import fresh
+
+POLICY = RecordPolicy(frozenset({"stop"}), store_refusals=False, max_bytes=1 << 20)
+STREAM = (
+    b'data: {"id":"i","created":1,"choices":[{"index":0,"delta":{"content":"Hi"},'
+    b'"finish_reason":"stop"}]}\n\n'
+    b'data: {"id":"i","created":1,"choices":[],'
+    b'"usage":{"prompt_tokens":3,"completion_tokens":2}}\n\n'
+    b"data: [DONE]\n\n"
+)
+
+
+def recorded(stream: bytes = STREAM) -> Recording:
+    recording = record(Endpoint.CHAT, b"text/event-stream", b"", stream, POLICY)
+    assert isinstance(recording, Recording)
+    return recording
+
+
+def answer(**changes: Any) -> StoredAnswer:
+    fields: dict[str, Any] = {
+        "key": b"k" * 32,
+        "stored_at": 1000.0,
+        "lifetime_s": 60.0,
+        "keep_s": 30.0,
+        "initial_age_s": 5.0,
+        "endpoint": Endpoint.CHAT,
+        "recording": recorded(),
+        "headers": ((b"content-type", b"text/event-stream"), (b"x-\xff", b"\xfe")),
+        "vary": (("accept-language", "de"), ("x-a", None)),
+        "upstream_s": 1.5,
+    }
+    return StoredAnswer(**{**fields, **changes})
+
+
+def test_answer_comes_back_from_a_store_as_it_was() -> None:
+    """All but the forms that were rendered, which are made anew."""
+    kept = answer()
+    kept.template(Form.JSON, False)
+
+    assert read_stored(kept.stored_response()) == answer()
+
+
+HEADER_BYTES = st.binary(max_size=5)
+RECORDINGS = st.builds(
+    Recording,
+    form=st.sampled_from(Form),
+    body=st.binary(max_size=50),
+    usage=st.binary(max_size=10),
+    prompt_tokens=st.integers(0, 2**53),
+    completion_tokens=st.integers(0, 2**53),
+)
+
+
+@given(
+    recording=RECORDINGS,
+    endpoint=st.sampled_from(Endpoint),
+    headers=st.lists(st.tuples(HEADER_BYTES, HEADER_BYTES), max_size=3).map(tuple),
+    vary=st.lists(st.tuples(st.text(max_size=3), st.none() | st.just("x")), max_size=3).map(tuple),
+)
+@settings(deadline=None)
+def test_any_answer_comes_back_from_a_store_as_it_was(**fields: Any) -> None:
+    """Whatever bytes an upstream sent: body and usage part where they were joined."""
+    assert read_stored(answer(**fields).stored_response()) == answer(**fields)
+
+
+def head_with(**changes: Any) -> bytes:
+    head = orjson.loads(answer().stored_response().head)
+    return orjson.dumps({**head, **changes})
+
+
+def head_without(name: str) -> bytes:
+    head = orjson.loads(answer().stored_response().head)
+    del head[name]
+    return orjson.dumps(head)
+
+
+FOREIGN: list[bytes] = [
+    b"",
+    b"\x80\x04K\x01.",
+    b"null",
+    b"7",
+    b'"endpoint"',
+    b"[]",
+    b"{}",
+    *(head_without(name) for name in orjson.loads(head_with())),
+    head_with(endpoint="images"),
+    head_with(endpoint=None),
+    head_with(form="xml"),
+    head_with(usage_bytes=-1),
+    head_with(usage_bytes=10**9),
+    head_with(usage_bytes="1"),
+    head_with(usage_bytes=None),
+    head_with(usage_bytes=1.0),
+    head_with(prompt_tokens=None),
+    head_with(completion_tokens="2"),
+    head_with(upstream_s=None),
+    head_with(headers=None),
+    head_with(headers=[7]),
+    head_with(headers=[["a"]]),
+    head_with(headers=[[1, 2]]),
+    head_with(headers=[["a", "\u20ac"]]),
+    head_with(vary=7),
+    head_with(vary=[["a", "b", "c"]]),
+    head_with(vary=[[1, 2]]),
+]
+
+
+@pytest.mark.parametrize("head", FOREIGN)
+def test_what_is_no_answer_of_ours_is_refused(head: bytes) -> None:
+    """A record that another version or program wrote is a miss, never an exception of its own."""
+    stored = replace(answer().stored_response(), head=head)
+
+    with pytest.raises(ValueError, match=r"."):
+        read_stored(stored)
+
+
+@given(st.binary(max_size=30), st.binary(max_size=30))
+@settings(deadline=None)
+def test_any_bytes_are_an_answer_or_refused(head: bytes, body: bytes) -> None:
+    """Likewise."""
+    stored = StoredResponse(
+        key=b"k" * 32, stored_at=0.0, lifetime_s=1.0, keep_s=0.0, head=head, body=body
+    )
+
+    with pytest.raises(ValueError, match=r"."):
+        read_stored(stored)
+
+
+def test_age_counts_from_the_upstream() -> None:
+    """RFC 9111 §4.2.3; a clock that was set back does not make it younger."""
+    assert answer().age_s(1010.0) == 15.0
+    assert answer().age_s(990.0) == 5.0
+
+
+def test_answer_is_kept_through_its_lifetime_and_stale_time() -> None:
+    """Not a moment longer."""
+    assert answer().is_kept(1084.9)
+    assert not answer().is_kept(1085.0)
+
+
+def test_template_is_rendered_once_and_remembered() -> None:
+    """And says when that made the answer larger, so that memory can count anew."""
+    kept = answer()
+
+    first, has_grown = kept.template(Form.JSON, False)
+    again, has_grown_again = kept.template(Form.JSON, False)
+
+    assert first is not None
+    assert first is again
+    assert orjson.loads(fresh(first, b"i", b"1"))["choices"][0]["message"]["content"] == "Hi"
+    assert (has_grown, has_grown_again) == (True, False)
+
+
+def test_forms_are_remembered_apart() -> None:
+    """A stream with its usage is another than one without, and neither is a document."""
+    kept = answer()
+
+    forms = [(Form.SSE, True), (Form.SSE, False), (Form.JSON, False)]
+    templates = {kept.template(*form)[0] for form in forms}
+
+    assert None not in templates
+    assert len(templates) == 3
+
+
+def test_form_that_cannot_be_given_is_remembered_too() -> None:
+    """A stream with usage, of an answer that came without."""
+    without = STREAM.split(b"\n\n")[0] + b"\n\ndata: [DONE]\n\n"
+    kept = answer(recording=recorded(without))
+
+    assert kept.template(Form.SSE, True) == (None, True)
+    assert kept.template(Form.SSE, True) == (None, False)
+    assert kept.size_bytes == answer(recording=recorded(without)).size_bytes
+
+
+def test_size_counts_all_that_is_held() -> None:
+    """Body, usage, each form rendered, the fields that are replayed or compared."""
+    recording = recorded()
+    bare = answer(headers=(), vary=())
+    content = len(recording.body) + len(recording.usage)
+
+    assert content < bare.size_bytes < content + 2000
+    assert answer(headers=((b"n" * 10, b"v" * 90),), vary=()).size_bytes == bare.size_bytes + 100
+    assert answer(headers=(), vary=(("n" * 10, "v" * 90),)).size_bytes == bare.size_bytes + 100
+    assert answer(headers=(), vary=(("n" * 10, None),)).size_bytes == bare.size_bytes + 10
+    before = bare.size_bytes
+    template, _ = bare.template(Form.JSON, False)
+    assert template is not None
+    assert bare.size_bytes == before + len(template)
+
+
+def test_template_that_is_the_recording_itself_weighs_nothing() -> None:
+    """The bytes are held once."""
+    document = b'{"choices":[{"index":0,"message":{"content":"Hi"},"finish_reason":"stop"}]}'
+    recording = record(Endpoint.CHAT, b"application/json", b"", document, POLICY)
+    kept = answer(recording=recording)
+    before = kept.size_bytes
+
+    template, _ = kept.template(Form.JSON, False)
+
+    assert template == document
+    assert kept.size_bytes == before

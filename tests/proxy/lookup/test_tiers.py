@@ -1,0 +1,302 @@
+"""Memory, then Redis; a fault of either is a miss."""
+
+import asyncio
+
+import orjson
+import pytest
+
+from cachestore.entry import StoredResponse
+from cachestore.errors import StoreError, StoreRefused, StoreUnavailable
+from cachestore.leases import Held, Lease, Leases, lease_key
+from cachestore.memory_store import MemoryStore
+from cachestore.redis_store import RedisStore
+from proxy.lookup.answers import StoredAnswer
+from proxy.lookup.tiers import Tiers
+from proxy.wire.endpoint import Endpoint, Form
+from proxy.wire.recording import Recording
+from tests.proxy.fakes import Clock, FakeLink, FakeRedis, settle
+
+pytestmark = pytest.mark.virtual_time
+
+KEY = b"k" * 32
+OTHER_KEY = b"o" * 32
+
+
+class Observer:
+    """Notes what it is told."""
+
+    def __init__(self) -> None:
+        self.lookups: list[str] = []
+        self.failures: list[tuple[str, type[StoreError]]] = []
+        self.held = (0, 0)
+        self.evictions: list[str] = []
+
+    def looked_up(self, tier: str, seconds: float) -> None:
+        """Note a look-up."""
+        assert 0 <= seconds < 60
+        self.lookups.append(tier)
+
+    def store_failed(self, operation: str, error: StoreError) -> None:
+        """Note a fault."""
+        self.failures.append((operation, type(error)))
+
+    def memory_holds(self, held_bytes: int, entries: int) -> None:
+        """Note what memory holds."""
+        self.held = held_bytes, entries
+
+    def evicted(self, cause: str) -> None:
+        """Note that an entry had to go."""
+        self.evictions.append(cause)
+
+
+class Rig:
+    """Tiers over a fake Redis."""
+
+    def __init__(self, redis: FakeRedis | None = None, l1_bytes: int = 1_000_000) -> None:
+        self.clock = Clock()
+        self.redis = redis or FakeRedis()
+        self.memory = MemoryStore[StoredAnswer](l1_bytes)
+        self.observer = Observer()
+        link = FakeLink(self.redis)
+        self.leases = Leases(link, "test", b"me", 6.0)
+        store = RedisStore(link, "test", 10_000, 100_000, clock=self.clock)
+        self.store = store
+        self.tiers = Tiers(self.memory, store, self.leases, self.observer)
+
+    def answer(self, key: bytes = KEY) -> StoredAnswer:
+        """Return an answer to be stored."""
+        return StoredAnswer(
+            key=key,
+            stored_at=self.clock.now,
+            lifetime_s=60.0,
+            keep_s=0.0,
+            initial_age_s=0.0,
+            endpoint=Endpoint.CHAT,
+            recording=Recording(Form.JSON, b'{"choices": []}', b"", 1, 2),
+            headers=((b"content-type", b"application/json"),),
+            vary=(),
+            upstream_s=0.5,
+        )
+
+
+async def test_answer_stored_by_one_worker_is_found_by_another() -> None:
+    """Redis is the truth; what it gives is kept in memory."""
+    one = Rig()
+    other = Rig(one.redis)
+
+    assert await one.tiers.store(one.answer(), None)
+    found = await other.tiers.fetch(KEY)
+
+    assert found == one.answer()
+    assert other.tiers.peek(KEY) is found
+    assert other.observer.lookups == ["redis"]
+    assert other.observer.held[1] == 1
+    assert one.tiers.peek(KEY) is None, "only keep() fills one's own memory"
+
+
+async def test_unknown_key_is_a_miss() -> None:
+    """And a look-up that is counted."""
+    rig = Rig()
+
+    assert rig.tiers.peek(KEY) is None
+    assert await rig.tiers.fetch(KEY) is None
+    assert await rig.tiers.fetch_many([KEY, OTHER_KEY]) == {}
+    assert rig.observer.lookups == ["redis", "redis"]
+
+
+@pytest.mark.parametrize(("fault", "kind"), [("down", StoreUnavailable), ("refused", StoreRefused)])
+async def test_fault_of_redis_is_a_miss_and_is_counted(fault: str, kind: type[StoreError]) -> None:
+    """Promise 10: no request fails because of Redis."""
+    rig = Rig()
+    if fault == "down":
+        rig.redis.is_down = True
+    else:
+        rig.redis.refusals = dict.fromkeys(("GET", "MGET", "SET", "EVALSHA", "EVAL"), "NOPERM")
+    lease = rig.leases.draft(KEY)
+
+    assert await rig.tiers.fetch(KEY) is None
+    assert await rig.tiers.fetch_many([KEY]) == {}
+    assert await rig.tiers.fetch_or_lease(KEY) is None
+    assert await rig.tiers.store(rig.answer(), None), "it is in memory, and that counts"
+    await rig.tiers.release(lease)
+
+    operations = ["get", "get", "get", "put", "lease"]
+    assert rig.observer.failures == [(operation, kind) for operation in operations]
+    assert rig.observer.lookups == []
+
+
+async def test_entry_with_a_sound_checksum_but_no_sense_is_a_miss() -> None:
+    """Who may write to the store can make a right checksum (promise 18)."""
+    for head in (b"", b"[]", b"{}", b"null", b'{"usage_bytes": "many"}', _head(headers=[[1, 2]])):
+        rig = Rig()
+        entry = StoredResponse(KEY, rig.clock.now, 60.0, 0.0, head, b"body")
+        await rig.store.put(entry)
+
+        assert await rig.tiers.fetch(KEY) is None, head
+        assert await rig.tiers.fetch_many([KEY]) == {}, head
+        assert await rig.tiers.fetch_or_lease(KEY) is None, head
+        assert rig.tiers.peek(KEY) is None, head
+
+
+def _head(**changed: object) -> bytes:
+    return orjson.dumps(
+        {
+            "endpoint": "chat",
+            "form": "json",
+            "usage_bytes": 0,
+            "prompt_tokens": 0,
+            "completion_tokens": 0,
+            "headers": [],
+            "vary": [],
+            "upstream_s": 0.0,
+            **changed,
+        }
+    )
+
+
+async def test_batch_asks_redis_only_for_what_memory_lacks_and_once() -> None:
+    """One MGET for all that is missing, repeated keys left out."""
+    rig = Rig()
+    rig.tiers.keep(rig.answer())
+    await rig.tiers.store(rig.answer(OTHER_KEY), None)
+    rig.redis.commands.clear()
+
+    found = await rig.tiers.fetch_many([KEY, OTHER_KEY, OTHER_KEY])
+
+    assert found == {KEY: rig.answer(), OTHER_KEY: rig.answer(OTHER_KEY)}
+    assert rig.redis.commands == ["MGET"]
+    assert rig.tiers.peek(OTHER_KEY) is not None
+    assert await rig.tiers.fetch_many([KEY, OTHER_KEY]) == found
+    assert rig.redis.commands == ["MGET"], "all of it is in memory now"
+
+
+async def test_look_up_takes_the_lease_where_nothing_is_stored() -> None:
+    """One trip instead of two on every miss; the second who asks is told who has it."""
+    one = Rig()
+    other = Rig(one.redis)
+
+    mine = await one.tiers.fetch_or_lease(KEY)
+    held = await other.tiers.fetch_or_lease(KEY)
+
+    assert isinstance(mine, Lease)
+    assert isinstance(held, Held)
+    assert held.lease.token == mine.token
+    assert await one.tiers.store(one.answer(), mine)
+    assert await other.tiers.fetch_or_lease(KEY) == one.answer()
+    assert not one.redis.names("l"), "storing gives the lease back"
+
+
+async def test_look_up_that_is_cancelled_gives_its_lease_back() -> None:
+    """The command is on its way, and may be granted to nobody."""
+    rig = Rig()
+    rig.redis.hold()
+    asking = asyncio.ensure_future(rig.tiers.fetch_or_lease(KEY))
+    await settle()
+    assert rig.redis.names("l")
+
+    asking.cancel()
+    await settle()
+    rig.redis.let_go()
+    await settle()
+
+    assert not rig.redis.names("l")
+    assert len(asyncio.all_tasks()) == 1
+
+
+async def test_lease_that_passed_to_another_keeps_an_answer_out() -> None:
+    """The fencing token: neither Redis nor this worker's memory holds it."""
+    rig = Rig()
+    lease = await rig.tiers.fetch_or_lease(KEY)
+    assert isinstance(lease, Lease)
+    rig.redis.values[lease_key("test", KEY)] = b"another:1"
+    rig.tiers.keep(rig.answer())
+
+    assert not await rig.tiers.store(rig.answer(), lease)
+
+    assert rig.tiers.peek(KEY) is None
+    assert not rig.redis.names("e")
+
+
+async def test_released_lease_is_free_for_the_next() -> None:
+    """But nobody else's lease is released by that."""
+    rig = Rig()
+    lease = await rig.tiers.fetch_or_lease(KEY)
+    assert isinstance(lease, Lease)
+    await rig.tiers.release(rig.leases.draft(KEY))
+    assert rig.redis.names("l")
+
+    rig.tiers.release_soon(lease)
+    await settle()
+
+    assert not rig.redis.names("l")
+
+
+async def test_invalidation_drops_what_another_changed() -> None:
+    """Issue §3: invalidation reaches the other workers' memory."""
+    rig = Rig()
+    rig.tiers.keep(rig.answer())
+    rig.tiers.keep(rig.answer(OTHER_KEY))
+
+    rig.tiers.invalidate([KEY, b"u" * 32])
+
+    assert rig.tiers.peek(KEY) is None
+    assert rig.tiers.peek(OTHER_KEY) is not None
+    assert rig.observer.evictions == ["invalidated"], "an unknown key is none of ours"
+    assert rig.observer.held[1] == 1
+
+
+async def test_all_goes_when_it_is_unknown_what_was_missed() -> None:
+    """After a reconnect."""
+    rig = Rig()
+    rig.tiers.keep(rig.answer())
+
+    rig.tiers.invalidate(None)
+
+    assert rig.tiers.peek(KEY) is None
+    assert rig.observer.held == (0, 0)
+
+
+async def test_invalidation_that_follows_the_reply_finds_the_answer_in_memory() -> None:
+    """Between the reply and keep() there is no await; else a changed entry would stay for good."""
+    rig = Rig()
+    await rig.tiers.store(rig.answer(), None)
+    rig.redis.hold()
+    fetching = asyncio.ensure_future(rig.tiers.fetch(KEY))
+    await settle()
+
+    rig.redis.let_go()
+    # What the link does with a push that came in the same packet.
+    asyncio.get_running_loop().call_soon(rig.tiers.invalidate, [KEY])
+    await fetching
+    await settle()
+
+    assert rig.tiers.peek(KEY) is None
+
+
+async def test_rendered_form_counts_towards_the_memory_it_takes() -> None:
+    """L1 is bounded in bytes, those of forms rendered later included."""
+    rig = Rig()
+    answer = rig.answer()
+    rig.tiers.keep(answer)
+    before = rig.memory.bytes
+    bare_bytes = answer.size_bytes
+
+    first = rig.tiers.template(answer, Form.JSON, False)
+    rig.tiers.template(answer, Form.SSE, False)
+
+    assert first is not None
+    assert answer.size_bytes > bare_bytes
+    assert rig.memory.bytes - before == answer.size_bytes - bare_bytes
+    assert rig.tiers.template(answer, Form.JSON, False) is first
+
+
+async def test_rendering_does_not_bring_back_what_was_dropped() -> None:
+    """An answer that is just being replayed may have been invalidated meanwhile."""
+    rig = Rig()
+    answer = rig.answer()
+    rig.tiers.keep(answer)
+    rig.tiers.invalidate([KEY])
+
+    rig.tiers.template(answer, Form.SSE, False)
+
+    assert rig.tiers.peek(KEY) is None

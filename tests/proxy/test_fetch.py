@@ -1,0 +1,353 @@
+"""What a flight does: fetch once, tell as it comes, store what may be stored."""
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from cachestore.leases import lease_key
+from proxy.fetch import matches_vary, replayed_headers, vary_on
+from proxy.upstreams.upstream import UpstreamCut
+from tests.proxy.fakes import (
+    DONE,
+    Call,
+    FakeRedis,
+    FakeUpstream,
+    Play,
+    Worker,
+    chat,
+    completion,
+    event,
+    json_play,
+    settle,
+    stream_of,
+    stream_play,
+)
+
+pytestmark = pytest.mark.virtual_time
+
+
+_WHOLE = stream_of("Hello")
+
+
+@pytest.mark.parametrize(
+    ("play", "reason"),
+    [
+        (Play([completion()], status=201), None),
+        (Play([completion()], status=404), None),
+        (Play([b'{"error": {"message": "no"}}']), "error"),
+        (Play([b""]), "json"),
+        (Play([completion()[:-5]]), "json"),
+        (Play([completion()], content_type=b"text/html"), "content-type"),
+        (json_play(finish_reason="length"), "finish-reason"),
+        (json_play(finish_reason="content_filter"), "finish-reason"),
+        (Play([completion()], headers=[(b"content-encoding", b"br")]), "encoding"),
+        (stream_play(_WHOLE[:-1]), None),
+        (stream_play(_WHOLE[:-2]), None),
+        (stream_play([*_WHOLE[:2], b'data: {"error": {}}\n\n', DONE]), None),
+        (stream_play([*_WHOLE[:2], b"data: {bro\n\n", *_WHOLE[2:]]), None),
+        (stream_play([*_WHOLE[:2], UpstreamCut("cut")]), None),
+        (stream_play([event({"content": "x"}, "length"), DONE]), None),
+    ],
+)
+async def test_answer_that_is_not_complete_and_sound_is_never_stored(
+    play: Play, reason: str | None
+) -> None:
+    """Promises 1 and 2; the first client sees what came, and asks upstream again the next time."""
+    upstream = FakeUpstream(play)
+    worker = Worker(upstream)
+    is_stream = play.content_type.startswith(b"text/event")
+
+    calls: list[Call] = []
+    for _ in range(2):
+        calls.append(await worker.get(chat(stream=is_stream)))
+        await settle()
+
+    assert upstream.calls == 2
+    assert not worker.redis.values, "neither an entry nor a lease"
+    whole = b"".join(piece for piece in play.pieces if isinstance(piece, bytes))
+    for call in calls:
+        assert call.status == play.status
+        assert call.body.startswith(whole)
+        if reason is not None:
+            assert call.cache_status == f"recollect; fwd=miss; detail={reason}"
+
+
+class WatchedRedis(FakeRedis):
+    """Notes whether the client had its whole answer when an entry was written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.call: Call | None = None
+        self.had_all: list[bool] = []
+
+    def run(self, words: Sequence[bytes]) -> object:
+        """Run one command."""
+        before = self.names("e")
+        reply = super().run(words)
+        if self.names("e") != before:
+            assert self.call is not None
+            self.had_all.append(self.call.is_ended)
+        return reply
+
+
+@pytest.mark.parametrize("is_stream", [False, True], ids=["json", "stream"])
+async def test_answer_is_written_after_the_client_has_its_last_byte(is_stream: bool) -> None:
+    """Issue §3: writing never delays the client."""
+    redis = WatchedRedis()
+    play = stream_play(stream_of("Hi")) if is_stream else json_play()
+    worker = Worker(FakeUpstream(play), redis)
+
+    redis.call = worker.ask(chat(stream=is_stream))
+    await redis.call.done()
+    await settle()
+
+    assert redis.had_all == [True]
+
+
+async def test_hung_redis_does_not_hold_up_an_answer() -> None:
+    """Promise 10: the write waits, not the client."""
+    upstream = FakeUpstream(json_play())
+    worker = Worker(upstream)
+    call = worker.ask(chat())
+    await settle()
+    assert call.is_done
+    worker.redis.hold()
+    other = worker.ask(chat("other"))
+    await settle()
+    worker.redis.let_go()
+    worker.redis.hold()
+
+    await other.done()
+
+    assert other.is_ended
+    worker.redis.let_go()
+    await settle()
+
+
+@pytest.mark.parametrize("code", ["OOM", "READONLY", "NOPERM"])
+async def test_redis_that_refuses_to_store_leaves_the_answer_in_memory(code: str) -> None:
+    """Promise 10: no failed request, and this worker still has it."""
+    upstream = FakeUpstream(json_play())
+    worker = Worker(upstream)
+    worker.redis.refusals["SET"] = code
+
+    assert (await worker.get(chat())).status == 200
+    await settle()
+    again = await worker.get(chat())
+
+    assert "hit" in again.cache_status
+    assert upstream.calls == 1
+    assert not worker.redis.names("l"), "nobody waits for an answer that will not come"
+
+
+async def test_without_redis_everything_is_served_and_kept_in_memory() -> None:
+    """Issue §5: Redis down at start or later."""
+    upstream = FakeUpstream(json_play())
+    worker = Worker(upstream)
+    worker.redis.is_down = True
+
+    first = await worker.get(chat())
+    again = await worker.get(chat())
+
+    assert first.cache_status == "recollect; fwd=miss; stored"
+    assert "hit" in again.cache_status
+    assert upstream.calls == 1
+
+
+async def test_answer_stored_by_the_flight_before_is_not_fetched_again() -> None:
+    """Between a look-up and the lease, another flight may have stored the answer."""
+    upstream = FakeUpstream(json_play("first"), json_play("second"))
+    one = Worker(upstream)
+    other = Worker(upstream, one.redis)
+    gate = asyncio.Event()
+    upstream.plays.insert(0, Play([b"{}"], status=503, gate=gate))
+    leader, follower = other.ask(chat()), other.ask(chat())
+    await settle()
+    # Its lease is lost, and another worker stores an answer meanwhile.
+    (name,) = one.redis.names("l")
+    del one.redis.values[name]
+    await one.get(chat())
+    await settle()
+
+    gate.set()
+    await leader.done()
+    await follower.done()
+
+    assert leader.status == 503
+    assert follower.json["choices"][0]["message"]["content"] == "first"
+    assert upstream.calls == 2
+
+
+async def test_lease_is_renewed_while_a_slow_model_thinks() -> None:
+    """Its time is seconds, a model's may be minutes; who holds it must not lose it."""
+    gate = asyncio.Event()
+    worker = Worker(FakeUpstream(json_play(gate=gate)))
+    call = worker.ask(chat())
+    await settle()
+    before = len(worker.redis.commands)
+
+    await asyncio.sleep(60)
+
+    renewals = len(worker.redis.commands) - before
+    assert renewals >= 20, "three times within its six seconds, so that one may be lost"
+    gate.set()
+    await call.done()
+    await settle()
+    done = len(worker.redis.commands)
+    await asyncio.sleep(60)
+    assert len(worker.redis.commands) == done, "no renewal after the end"
+
+
+async def test_lease_that_cannot_be_renewed_does_not_end_the_flight() -> None:
+    """A fault of Redis is counted, nothing more."""
+    gate = asyncio.Event()
+    worker = Worker(FakeUpstream(json_play(gate=gate)))
+    call = worker.ask(chat())
+    await settle()
+    worker.redis.is_down = True
+    await asyncio.sleep(60)
+
+    gate.set()
+
+    assert (await call.done()).status == 200
+
+
+async def test_answer_under_a_lost_lease_is_served_but_not_kept() -> None:
+    """The fencing token: another has fetched and stored since."""
+    gate = asyncio.Event()
+    upstream = FakeUpstream(json_play("late", gate=gate), json_play("next"))
+    worker = Worker(upstream)
+    call = worker.ask(chat())
+    await settle()
+    (name,) = worker.redis.names("l")
+    worker.redis.values[name] = b"another:1"
+    gate.set()
+
+    assert (await call.done()).json["choices"][0]["message"]["content"] == "late"
+    await settle()
+
+    assert not worker.redis.names("e")
+    assert worker.redis.values[name] == b"another:1", "another's lease is not ours to end"
+
+
+async def test_stale_answer_in_redis_is_fetched_under_a_lease() -> None:
+    """Two workers that find it stale at once make one call."""
+    gate = asyncio.Event()
+    upstream = FakeUpstream(json_play("old"), json_play("new", gate=gate))
+    sections = {"ttl_s": 60.0, "max_stale_s": 600.0}
+    one = Worker(upstream, cache=sections)
+    other = Worker(upstream, one.redis, clock=one.clock, cache=sections)
+    await one.get(chat())
+    await settle()
+    one.clock.now += 61
+
+    calls = [worker.ask(chat()) for worker in (one, other)]
+    await settle()
+    gate.set()
+
+    for call in calls:
+        assert (await call.done()).json["choices"][0]["message"]["content"] == "new"
+    assert upstream.calls == 2
+
+
+async def test_desertion_while_a_stale_answer_is_looked_at_leaves_no_lease() -> None:
+    """The lease is asked for in a second step there; that may be cancelled too."""
+    upstream = FakeUpstream(json_play("old"), json_play("new"))
+    worker = Worker(upstream, cache={"ttl_s": 60.0, "max_stale_s": 600.0})
+    await worker.get(chat())
+    await settle()
+    worker.clock.now += 61
+    for turns in range(30):
+        call = worker.ask(chat())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        if call.is_done:
+            break
+        call.leave()
+        await call.done()
+        await settle()
+        assert not worker.redis.names("l"), turns
+
+
+async def test_refused_lease_means_nobody_to_agree_with() -> None:
+    """NOPERM for SET: the request is served all the same."""
+    upstream = FakeUpstream(json_play("old"), json_play("new"))
+    worker = Worker(upstream, cache={"ttl_s": 60.0, "max_stale_s": 600.0})
+    await worker.get(chat())
+    await settle()
+    worker.clock.now += 61
+    worker.redis.refusals["SET"] = "NOPERM"
+
+    assert (await worker.get(chat())).json["choices"][0]["message"]["content"] == "new"
+
+
+async def test_own_lease_without_a_flight_is_not_waited_for() -> None:
+    """Left by a look-up whose reply was lost; it ends by itself."""
+    upstream = FakeUpstream(json_play("old"), json_play("new"))
+    worker = Worker(upstream, cache={"ttl_s": 60.0, "max_stale_s": 600.0})
+    await worker.get(chat())
+    await settle()
+    (name,) = worker.redis.names("e")
+    key = bytes.fromhex(name.rpartition(b":")[2].decode())
+    worker.redis.values[lease_key("test", key)] = worker.owner + b":9"
+    worker.clock.now += 61
+
+    assert (await worker.get(chat())).json["choices"][0]["message"]["content"] == "new"
+
+
+# Header fields.
+
+
+@pytest.mark.parametrize(
+    ("vary", "expected"),
+    [
+        ([], ()),
+        ([b"Accept-Encoding"], ()),
+        ([b"Authorization, X-API-Key, Api-Key"], ()),
+        ([b"X-B, x-a"], (("x-a", "1"), ("x-b", None))),
+        ([b"x-a", b" X-A ,, "], (("x-a", "1"),)),
+        ([b"x-a, *"], None),
+    ],
+)
+def test_answer_depends_on_the_fields_that_vary_names(
+    vary: list[bytes], expected: tuple[tuple[str, str | None], ...] | None
+) -> None:
+    """RFC 9111 §4.1, but for codings, which are undone, and credentials, which are in the key."""
+    headers = [(b"vary", value) for value in vary]
+
+    assert vary_on(headers, {b"x-a": b"1", b"authorization": b"Bearer x"}) == expected
+
+
+@pytest.mark.parametrize(
+    ("headers", "replayed"),
+    [
+        (
+            [(b"content-type", b"a"), (b"x-own", b"b")],
+            [[b"content-type"], [b"content-type", b"x-own"]],
+        ),
+        ([(b"set-cookie", b"a"), (b"retry-after", b"1")], [[], []]),
+        ([(b"x-ratelimit-reset", b"a"), (b"anthropic-ratelimit-x", b"1")], [[], []]),
+        ([(b"x-amzn-request-id", b"a"), (b"x-trace-id", b"1")], [[], []]),
+        ([(b"date", b"a"), (b"age", b"1"), (b"content-encoding", b"gzip")], [[], []]),
+        ([(b"access-control-allow-origin", b"*")], [[b"access-control-allow-origin"]] * 2),
+    ],
+)
+def test_replays_carry_only_fields_that_are_about_the_answer(
+    headers: list[tuple[bytes, bytes]], replayed: list[list[bytes]]
+) -> None:
+    """Promise 20, in both modes."""
+    for honours_upstream, names in zip((False, True), replayed, strict=True):
+        assert [name for name, _ in replayed_headers(headers, honours_upstream)] == names
+
+
+async def test_answer_matches_the_request_it_was_given_for() -> None:
+    """A field that was absent must be absent."""
+    worker = Worker(FakeUpstream(json_play(headers=[(b"vary", b"x-a, x-b")])))
+    await worker.get(chat(), headers={"x-a": "1"})
+    (answer,) = worker.memory._values.values()
+
+    assert matches_vary(answer, {b"x-a": b"1", b"x-c": b"3"})
+    assert not matches_vary(answer, {b"x-a": b"2"})
+    assert not matches_vary(answer, {})
+    assert not matches_vary(answer, {b"x-a": b"1", b"x-b": b""})

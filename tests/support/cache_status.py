@@ -1,0 +1,40 @@
+"""`Cache-Status` (RFC 9211), read by the tests on their own."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class CacheStatus:
+    """The member `recollect` of a `Cache-Status` header."""
+
+    hit: bool = False
+    fwd: str = ""
+    stored: bool = False
+    collapsed: bool = False
+    detail: str = ""
+    ttl_s: int | None = None
+    fwd_status: int | None = None
+
+
+def parse_cache_status(value: str) -> CacheStatus:
+    """Read a header value; an absent or foreign one gives the default.
+
+    Raises:
+        ValueError: A parameter occurs that RFC 9211 §2 does not know.
+    """
+    member, *parameters = (part.strip() for part in value.split(";"))
+    if member != "recollect":
+        return CacheStatus()
+    given = {part.partition("=")[0]: part.partition("=")[2] for part in parameters}
+    unknown = set(given) - {"hit", "fwd", "stored", "collapsed", "detail", "ttl", "fwd-status"}
+    if unknown:
+        raise ValueError(f"unknown Cache-Status parameters {sorted(unknown)} in {value!r}")
+    return CacheStatus(
+        hit="hit" in given,
+        fwd=given.get("fwd", ""),
+        stored="stored" in given,
+        collapsed="collapsed" in given,
+        detail=given.get("detail", "").strip('"'),
+        ttl_s=int(given["ttl"]) if "ttl" in given else None,
+        fwd_status=int(given["fwd-status"]) if "fwd-status" in given else None,
+    )
