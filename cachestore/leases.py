@@ -85,20 +85,19 @@ class Leases:
         self._release = RedisScript(link, RELEASE)
         self._renew = RedisScript(link, _RENEW)
 
-    async def acquire(self, key: bytes) -> Lease | None:
-        """Take the lease for `key`; None if someone holds it.
+    async def acquire(self, draft: Lease) -> Lease | None:
+        """Put `draft` in force; None if someone holds the lease for its key.
 
         After StoreUnavailable it may have been taken all the same; it then
         ends by itself.
         """
-        lease = self.draft(key)
-        name = lease_key(self._namespace, key)
-        reply = await self._link.execute(b"SET", name, lease.token, b"NX", b"PX", lease.ttl_ms)
+        name = lease_key(self._namespace, draft.key)
+        reply = await self._link.execute(b"SET", name, draft.token, b"NX", b"PX", draft.ttl_ms)
         if reply is None:
             return None
         if reply != b"OK":
             raise self._link.distrust(reply)
-        return lease
+        return draft
 
     def draft(self, key: bytes) -> Lease:
         """Return a lease with a token of its own that nobody has been told of yet."""

@@ -78,8 +78,7 @@ class Exchange:
     @property
     def path(self) -> str:
         """The path as the client sent it, percent-encoding and all."""
-        raw: bytes = self.scope["raw_path"]
-        return raw.decode("latin-1")
+        return _on_the_wire(self.scope["raw_path"])
 
     @property
     def target(self) -> bytes:
@@ -91,9 +90,7 @@ class Exchange:
     @property
     def query(self) -> str:
         """The raw query string."""
-        raw: bytes = self.scope["query_string"]
-        # Bytes that a target should not hold (RFC 3986 §2.1) travel on percent-encoded.
-        return raw.decode() if raw.isascii() else quote_from_bytes(raw, safe=_PRINTABLE)
+        return _on_the_wire(self.scope["query_string"])
 
     @property
     def request_id(self) -> bytes:
@@ -229,6 +226,11 @@ class watching:
         # Cancelled by others too (the server is ending): then that goes on.
         if self._task.uncancel() == 0:
             raise ClientGone
+
+
+def _on_the_wire(raw: bytes) -> str:
+    # Bytes that a target should not hold (RFC 3986 §2.1) travel on percent-encoded.
+    return raw.decode() if raw.isascii() else quote_from_bytes(raw, safe=_PRINTABLE)
 
 
 def request_id(named: Mapping[bytes, bytes]) -> bytes:

@@ -7,7 +7,7 @@ takes the long way, through the same code as ever; so nothing is decided here.
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -70,11 +70,19 @@ class FastPath:
         memory: This worker's answers.
         metrics: Counts hits as the long way does.
         key_headers: Further header fields that count in keys, by configuration.
+        clock: Unix time in seconds.
     """
 
-    def __init__(self, memory: Memory, metrics: Metrics, key_headers: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        memory: Memory,
+        metrics: Metrics,
+        key_headers: tuple[str, ...],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._memory = memory
         self._metrics = metrics
+        self._clock = clock
         configured = tuple(name.lower().encode() for name in key_headers)
         self._counted = (*CREDENTIAL_HEADERS, *KEYED_HEADERS, *configured)
         self._known: LRUCache[Identity, tuple[Known, int]] = LRUCache(
@@ -108,7 +116,7 @@ class FastPath:
         answer = self._memory.peek(known.key)
         if answer is None or answer.vary:
             return None
-        now = time.time()
+        now = self._clock()
         age_s = answer.age_s(now)
         ttl_s = answer.lifetime_s - age_s
         template = answer.templates.get((known.form, known.include_usage))

@@ -32,9 +32,7 @@ from proxy.upstreams.upstream import (
     Headers,
     UnsendableHeader,
     Upstream,
-    UpstreamCut,
     UpstreamError,
-    UpstreamTimeout,
 )
 from proxy.wire.cache_control import UpstreamFreshness, upstream_freshness
 from proxy.wire.endpoint import Endpoint
@@ -133,7 +131,7 @@ class Fetcher:
             else:
                 await self._under_lease(flight, order, lease)
         except UpstreamError as error:
-            self._metrics.upstream_failed(_kind(error))
+            self._metrics.upstream_failed(error.kind)
             flight.fail(error)
         except (UnsendableHeader, PeerCut) as error:
             flight.fail(error)
@@ -180,6 +178,8 @@ class Fetcher:
                 flight.land(answer or Landed.UNSTORABLE)
                 return None
             found = None
+        if (answer := await self._tiers.fetch(flight.key)) and self._is_fresh(answer):
+            flight.land(answer)
         return None
 
     async def _look_again(self, key: bytes) -> StoredAnswer | Lease | Held | None:
@@ -187,11 +187,7 @@ class Fetcher:
         found = await self._tiers.fetch_or_lease(key)
         if not isinstance(found, StoredAnswer) or self._is_fresh(found):
             return found
-        try:
-            return await self._leases.acquire(key) or await self._leases.held(key)
-        except StoreError as error:
-            self._metrics.store_failed("lease", error)
-            return None
+        return await self._tiers.lease(key)
 
     def _is_fresh(self, answer: StoredAnswer) -> bool:
         return answer.age_s(self._clock()) < answer.lifetime_s
@@ -324,7 +320,9 @@ class Fetcher:
         self._metrics.not_stored(reason)
         flight.reason = reason
         status = flight.head.status if flight.head is not None else 0
-        has_failed = status >= 500 or status in _WORTH_ANOTHER_TRY or reason in _FAULTS
+        # A broken 200 is worth one more try. Another like it is how this upstream answers.
+        is_fault = reason in _FAULTS and flight.failures == 0
+        has_failed = status >= 500 or status in _WORTH_ANOTHER_TRY or is_fault
         if has_failed:
             flight.failures += 1
         flight.land(Landed.FAILED if has_failed else Landed.UNSTORABLE)
@@ -377,9 +375,3 @@ def matches_vary(answer: StoredAnswer, request: dict[bytes, bytes]) -> bool:
         if (value.decode("latin-1") if value is not None else None) != wanted:
             return False
     return True
-
-
-def _kind(error: UpstreamError) -> str:
-    if isinstance(error, UpstreamTimeout):
-        return "timeout"
-    return "cut" if isinstance(error, UpstreamCut) else "unreachable"

@@ -1,5 +1,6 @@
 """What goes through unchanged: requests the cache has no part in, and failures to get an answer."""
 
+import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 
@@ -71,6 +72,7 @@ class Forwarder:
         Raises:
             ClientGone: The client left first.
         """
+        began = time.perf_counter()
         try:
             answer = await self._upstream.send(
                 exchange.scope["method"],
@@ -82,8 +84,11 @@ class Forwarder:
         except (UpstreamError, UnsendableHeader) as error:
             if _is_clients_doing(error):
                 raise ClientGone from error
+            if isinstance(error, UpstreamError):
+                self._metrics.upstream_failed(error.kind)
             await exchange.refuse(failure(error), Outcome.UPSTREAM_ERROR)
             return
+        first_byte_s = time.perf_counter() - began
         exchange.outcome = outcome
         try:
             headers = answer.headers
@@ -94,11 +99,13 @@ class Forwarder:
                 async for piece in pieces:
                     await exchange.write(piece)
         except UpstreamError as error:
+            self._metrics.upstream_failed(error.kind)
             exchange.outcome = Outcome.UPSTREAM_ERROR
             await self.cut(exchange, answer.headers, error)
             return
         finally:
             answer.close()
+        self._metrics.upstream_answered(first_byte_s, time.perf_counter() - began)
         await exchange.end()
 
     async def cut(self, exchange: Exchange, headers: Headers, cause: Exception) -> None:

@@ -3,11 +3,10 @@
 Never a prompt, an answer, a credential or a query string.
 """
 
+import json
 import logging
 import sys
 import time
-
-import orjson
 
 from proxy.exchange import Exchange
 
@@ -28,7 +27,8 @@ class JsonLines(logging.Formatter):
         }
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return orjson.dumps(line, default=str).decode()
+        # Not orjson: it refuses text that is no Unicode, and file names may be such.
+        return json.dumps(line, default=str)
 
 
 def configure(level: str) -> None:

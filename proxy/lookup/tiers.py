@@ -107,6 +107,18 @@ class Tiers:
         self.keep(answer)
         return answer
 
+    async def lease(self, key: bytes) -> Lease | Held | None:
+        """Take the lease on `key`, or say who has it; None where Redis cannot be asked."""
+        draft = self._leases.draft(key)
+        try:
+            return await self._leases.acquire(draft) or await self._leases.held(key)
+        except asyncio.CancelledError:
+            self.release_soon(draft)
+            raise
+        except StoreError as error:
+            self._observer.store_failed("lease", error)
+            return None
+
     async def fetch_many(self, keys: Sequence[bytes]) -> dict[bytes, StoredAnswer]:
         """Return what memory or Redis holds under `keys`."""
         found = {key: answer for key in keys if (answer := self._memory.peek(key)) is not None}

@@ -31,10 +31,17 @@ _MAX_HEADER_BYTES: Final = 65536
 # uvicorn, which vLLM and SGLang run on, closes a connection idle for 5 s. A request sent into
 # that moment is lost, and must not be sent twice; so never reuse one that has idled nearly as long.
 _KEEPALIVE_S: Final = 4.0
+_LOOK_EVERY_S: Final = 1.0
 
 
 class UpstreamError(Exception):
-    """The upstream gave no answer, or not all of one."""
+    """The upstream gave no answer, or not all of one.
+
+    Attributes:
+        kind: One word for metrics.
+    """
+
+    kind = "unreachable"
 
 
 class UpstreamUnreachable(UpstreamError):
@@ -44,9 +51,13 @@ class UpstreamUnreachable(UpstreamError):
 class UpstreamTimeout(UpstreamError):
     """No connection, no first byte, or no next byte within its deadline."""
 
+    kind = "timeout"
+
 
 class UpstreamCut(UpstreamError):
     """The connection broke in the middle of the answer."""
+
+    kind = "cut"
 
 
 class FailedElsewhere(UpstreamError):
@@ -124,6 +135,8 @@ class _IdleWatch:
     """Closes the connection when no byte has come for a while: one timer, not one per piece.
 
     Only the time in which we wait for bytes counts, not that in which our client takes them.
+    It also sees what aiohttp does not tell who reads: a connection that it closed because the
+    content's framing was broken.
     """
 
     __slots__ = ("_idle_s", "_loop", "_response", "_since", "_timer", "has_fired")
@@ -134,7 +147,7 @@ class _IdleWatch:
         self._idle_s = idle_s
         self._since: float | None = None
         self.has_fired = False
-        self._timer = self._loop.call_later(idle_s, self._check)
+        self._timer = self._loop.call_later(min(idle_s, _LOOK_EVERY_S), self._check)
 
     def begin(self) -> None:
         self._since = self._loop.time()
@@ -148,12 +161,19 @@ class _IdleWatch:
     def _check(self) -> None:
         waited_s = 0.0 if self._since is None else self._loop.time() - self._since
         left_s = self._idle_s - waited_s
-        if left_s > 0:
-            self._timer = self._loop.call_later(left_s, self._check)
+        self.has_fired = left_s <= 0
+        if not self.has_fired and (self._since is None or not self._is_connection_gone()):
+            self._timer = self._loop.call_later(min(left_s, _LOOK_EVERY_S), self._check)
             return
-        self.has_fired = True
-        self._response.content.set_exception(aiohttp.ClientPayloadError("idle"))
+        self._response.content.set_exception(aiohttp.ClientPayloadError("idle or broken"))
         self._response.close()
+
+    def _is_connection_gone(self) -> bool:
+        connection = self._response.connection
+        if connection is None:
+            return False
+        transport = connection.transport
+        return transport is None or transport.is_closing()
 
 
 class Upstream:

@@ -16,6 +16,7 @@ from typing import Any
 
 import redis
 
+from cachestore.leases import Lease, Leases
 from cachestore.private_redis import find_server
 from cachestore.redis_link import RedisLink
 
@@ -232,3 +233,8 @@ async def settled(awaitables: Sequence[Awaitable[Any]], within_s: float = 5.0) -
     """Return each one's result or error; fail if one is left hanging."""
     async with asyncio.timeout(within_s):
         return await asyncio.gather(*awaitables, return_exceptions=True)
+
+
+async def acquire(leases: Leases, key: bytes) -> Lease | None:
+    """Ask for the lease on `key`, as a worker does."""
+    return await leases.acquire(leases.draft(key))

@@ -13,7 +13,7 @@ from cachestore.errors import StoreRefused, StoreUnavailable
 from cachestore.leases import Held, Leases
 from cachestore.redis_link import RedisLink
 from cachestore.redis_store import RedisStore, entry_prefix
-from tests.cachestore.redis_rig import RealRedis, Relay, a_link, settled, until
+from tests.cachestore.redis_rig import RealRedis, Relay, a_link, acquire, settled, until
 
 KEY = bytes(range(32))
 OTHER_KEY = bytes(32)
@@ -185,7 +185,7 @@ async def test_a_put_under_a_lease_stores_and_gives_the_lease_back(
     """One step: nobody sees the lease gone and the answer not there."""
     leases = Leases(link, "test", b"me", 10.0)
     for _ in range(2):  # the script is sent the first time, named the second
-        lease = await leases.acquire(KEY)
+        lease = await acquire(leases, KEY)
         assert lease is not None
 
         assert await store.put(ENTRY, lease)
@@ -199,10 +199,10 @@ async def test_a_leader_whose_lease_passed_to_another_stores_nothing(
     real_redis: RealRedis, link: RedisLink, store: RedisStore
 ) -> None:
     """Fencing: it was paused, its lease ended, another leads (Kleppmann 2016)."""
-    paused = await Leases(link, "test", b"paused", 0.05).acquire(KEY)
+    paused = await acquire(Leases(link, "test", b"paused", 0.05), KEY)
     assert paused is not None
     await asyncio.sleep(0.1)
-    leads = await Leases(link, "test", b"leads", 10.0).acquire(KEY)
+    leads = await acquire(Leases(link, "test", b"leads", 10.0), KEY)
     assert leads is not None
 
     assert not await store.put(replace(ENTRY, body=b"late"), paused)
@@ -217,9 +217,9 @@ async def test_a_lease_taken_again_by_the_same_owner_is_another_lease(
 ) -> None:
     """The token counts, not the owner: its first flight is not its second."""
     leases = Leases(link, "test", b"me", 0.05)
-    first = await leases.acquire(KEY)
+    first = await acquire(leases, KEY)
     await asyncio.sleep(0.1)
-    second = await leases.acquire(KEY)
+    second = await acquire(leases, KEY)
     assert first is not None
     assert second is not None
 
@@ -239,7 +239,7 @@ async def test_an_entry_that_is_not_stored_gives_the_lease_back_too(
     real_redis: RealRedis, link: RedisLink, store: RedisStore, entry: StoredResponse
 ) -> None:
     """Else followers would wait for the lease to end."""
-    lease = await Leases(link, "test", b"me", 10.0).acquire(KEY)
+    lease = await acquire(Leases(link, "test", b"me", 10.0), KEY)
 
     assert not await store.put(entry, lease)
     with real_redis.client() as other:
@@ -250,7 +250,7 @@ async def test_a_put_redis_has_no_memory_for_gives_the_lease_back_too(
     real_redis: RealRedis, link: RedisLink, store: RedisStore
 ) -> None:
     """The refusal comes through, but nobody waits for it."""
-    lease = await Leases(link, "test", b"me", 10.0).acquire(KEY)
+    lease = await acquire(Leases(link, "test", b"me", 10.0), KEY)
     with real_redis.client() as other:
         other.config_set("maxmemory", "1")
         try:
@@ -339,7 +339,7 @@ async def test_replies_of_the_wrong_kind_are_not_used_and_end_the_connection(
 ) -> None:
     """An array in answer to GET, SET or a script: garbage, or another's reply."""
     store, leases = store_over(relayed), Leases(relayed, "test", b"me", 10.0)
-    lease = await leases.acquire(KEY)
+    lease = await acquire(leases, KEY)
     assert lease is not None
     for ask in (
         lambda: store.get(KEY),
@@ -347,7 +347,7 @@ async def test_replies_of_the_wrong_kind_are_not_used_and_end_the_connection(
         lambda: store.put(ENTRY),
         lambda: store.put(ENTRY, lease),
         lambda: store.delete(KEY),
-        lambda: leases.acquire(OTHER_KEY),
+        lambda: acquire(leases, OTHER_KEY),
         lambda: leases.held(KEY),
         lambda: leases.renew(lease),
         lambda: store.get_or_lease(leases.draft(KEY)),
