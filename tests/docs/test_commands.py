@@ -1,8 +1,8 @@
 """Commands, make targets, settings and files that the pages name are there, and all are named."""
 
 import re
+from typing import Any
 
-import click
 import pytest
 import typer.main
 
@@ -11,7 +11,7 @@ from config.settings import RouteSettings, Settings
 from tests.docs.pages import PAGES, ROOT, codes, prose, read, snippets
 
 _IN_WORDS = "docs/operations.md"
-_SETTING = re.compile(r"(?:%s)\.[a-z][a-z0-9_]*" % "|".join(Settings.model_fields))
+_SETTING = re.compile(rf"(?:{'|'.join(Settings.model_fields)})\.[a-z][a-z0-9_]*")
 # LiteLLM's field, and a file, which look like settings.
 _NO_SETTINGS = {"cache.namespace", "redis.log"}
 
@@ -20,11 +20,11 @@ def commands() -> dict[str, set[str]]:
     """Return the options of each command, by its words behind `recollect`."""
     found = {}
 
-    def walk(command: click.Command, words: tuple[str, ...]) -> None:
-        if isinstance(command, click.Group):
-            for name, inner in command.commands.items():
-                walk(inner, (*words, name))
-        else:
+    # Typer brings a click of its own along, whose classes have no public name.
+    def walk(command: Any, words: tuple[str, ...]) -> None:
+        for name, inner in getattr(command, "commands", {}).items():
+            walk(inner, (*words, name))
+        if not hasattr(command, "commands"):
             found[" ".join(words)] = {option for p in command.params for option in p.opts}
 
     walk(typer.main.get_command(app), ())
@@ -60,7 +60,7 @@ def test_every_command_is_documented() -> None:
 @pytest.mark.parametrize("line", sorted(set(named_commands())))
 def test_every_command_that_a_page_shows_exists(line: str) -> None:
     """With its options. Settings' values may be anything."""
-    words = [word for word in line.split("  #")[0].split()]
+    words = line.partition(" #")[0].split()
     name = next((name for name in commands() if words[: len(name.split())] == name.split()), None)
 
     assert name is not None

@@ -89,9 +89,8 @@ def own_errors() -> set[tuple[str, str]]:
             continue
         status, _, code = node.args[first : first + 3]
         if isinstance(code, ast.Constant):
-            found.add(
-                (str(status.value) if isinstance(status, ast.Constant) else "any", code.value)
-            )
+            is_fixed = isinstance(status, ast.Constant)
+            found.add((ast.unparse(status) if is_fixed else "any", str(code.value)))
     return found
 
 

@@ -17,8 +17,8 @@ from proxy import logs
 from proxy.exchange import Exchange
 from proxy.metrics import Metrics, Outcome
 from proxy.operations import PATHS
-from support.redis_server import RedisServer
 from tests.docs.pages import codes, part, read, rows, snippets
+from tests.support.redis_server import RedisServer
 
 PAGE = "docs/operations.md"
 PARTS = {"counter": ("_total",), "gauge": ("",), "histogram": ("_bucket", "_sum", "_count")}
@@ -117,7 +117,8 @@ def test_every_field_of_the_log_is_documented(caplog: pytest.LogCaptureFixture) 
 async def test_the_redis_user_has_all_the_rights_that_are_needed(own_redis: RedisServer) -> None:
     """Every command that is ever sent, as that user, is allowed."""
     [command] = [text for text in snippets(read(PAGE), "") if text.startswith("ACL SETUSER")]
-    own_redis.client().execute_command(*command.split())
+    with own_redis.client() as client:
+        client.execute_command(*command.split())
     namespace, key = "recollect", bytes(32)
     link = RedisLink(
         own_redis.url.replace("//", "//recollect:PASSWORD@"),
@@ -141,7 +142,7 @@ async def test_the_redis_user_has_all_the_rights_that_are_needed(own_redis: Redi
         assert isinstance(await store.get_or_lease(leases.draft(key)), Held)
         assert await leases.renew(lease)
         await leases.release(lease)
-        lease = await leases.acquire(key)
+        lease = await leases.acquire(leases.draft(key))
         assert lease is not None
         assert await leases.held(key) is not None
         entry = StoredResponse(key, 0.0, 1e12, 0.0, b"head", b"body")

@@ -9,7 +9,6 @@ from configparser import ConfigParser
 from pathlib import Path
 
 import pytest
-from run_demo import instructions
 
 from config.load import load
 from tests.docs.pages import PAGES, ROOT, anchors, codes, part, prose, read, rows, snippets
@@ -87,8 +86,12 @@ def test_the_systemd_unit_sets_settings_that_exist_and_waits_for_the_drain() -> 
     assert unit["Service"]["KillMode"] == "mixed"
 
 
+@pytest.mark.demo
 def test_the_request_in_the_readme_is_the_one_that_the_demo_prints() -> None:
     """So that a newcomer sees on the terminal what the page has promised."""
+    pytest.importorskip("gguf", reason="needs the demo extra")
+    from run_demo import instructions
+
     [curl] = [text for text in snippets(read("README.md"), "sh") if text.startswith("curl")]
     [python] = snippets(read("README.md"), "python")
     printed = textwrap.dedent(instructions("127.0.0.1", 8080))
