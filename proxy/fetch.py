@@ -132,6 +132,8 @@ class Fetcher:
                 await self._under_lease(flight, order, lease)
         except UpstreamError as error:
             self._metrics.upstream_failed(error.kind)
+            if flight.head is not None:
+                self._metrics.not_stored(Reason.CUT)
             flight.fail(error)
         except (UnsendableHeader, PeerCut) as error:
             flight.fail(error)

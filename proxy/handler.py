@@ -99,6 +99,9 @@ class Handler:
             return
 
         verdict = may_look_up(request, ask.directives, ask.route.rules)
+        if isinstance(verdict, Bypass) and ask.directives.only_if_cached:
+            await self._not_cached(exchange)
+            return
         if isinstance(verdict, Bypass):
             await self._bypass(exchange, ask.content, verdict.reason)
             return

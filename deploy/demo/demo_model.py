@@ -59,7 +59,9 @@ def prepare(folder: Path, say: Callable[[str], None]) -> Path:
     """
     packaged = packaged_model()
     check_digest(packaged, PACKAGED_SHA256)
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # Its parent is Recollect's own data folder; a mode is for the last folder only.
+    folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, exist_ok=True)
     ready = kept(folder)
     if ready is None:
         say(f"Requantising the model from Q4_1 to Q4_0, once, into {folder} (about ten seconds)")

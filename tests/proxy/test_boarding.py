@@ -462,6 +462,30 @@ async def test_upstream_call_is_cancelled_when_all_have_left(phase: str) -> None
     assert not worker.redis.names("e")
 
 
+@pytest.mark.parametrize("is_whole", [True, False], ids=["after the terminator", "before it"])
+async def test_client_that_leaves_with_its_last_event_leaves_a_stored_answer(
+    is_whole: bool,
+) -> None:
+    """Many close the connection as soon as they read `[DONE]`; its end is still to come then."""
+    end = asyncio.Event()
+    pieces = stream_of("Hello")
+    upstream = FakeUpstream(
+        stream_play([*pieces, end] if is_whole else [*pieces[:-1], end, pieces[-1]])
+    )
+    worker = Worker(upstream)
+    call = worker.ask(chat(stream=True))
+    await settle()
+
+    call.leave()
+    await call.done()
+    await settle()
+    end.set()
+    await settle()
+
+    assert bool(worker.redis.names("e")) == is_whole
+    assert upstream.sent[0].end == ("answered" if is_whole else "cancelled")
+
+
 async def test_request_after_a_deserted_one_is_answered() -> None:
     """The flight that is being cancelled is not joined, and its lease is no obstacle."""
     upstream = FakeUpstream(json_play(gate=asyncio.Event()), json_play("for the next"))
@@ -651,6 +675,20 @@ async def test_stale_answer_stands_in_for_an_error(failure: Play) -> None:
     assert call.one(b"age") == b"61"
 
 
+async def test_stale_answer_does_not_stand_in_where_the_upstream_answers() -> None:
+    """It is for errors alone, a 4xx of the request's own among none of them (RFC 5861 §4)."""
+    clock = Clock()
+    upstream = FakeUpstream(json_play("old"), Play([b"{}"], status=404), json_play("new"))
+    worker = Worker(upstream, clock=clock, cache={**_STALE, "stale_if_error_s": 100.0})
+    await worker.get(chat())
+    await settle()
+    clock.now += 61
+
+    assert (await worker.get(chat())).status == 404
+    await settle()
+    assert content_of(await worker.get(chat())) == "new"
+
+
 async def test_stale_answer_past_its_time_does_not_stand_in() -> None:
     """`stale_if_error_s` counts from the end of the lifetime."""
     clock = Clock()
@@ -701,6 +739,20 @@ async def test_oversize_answer_streams_through_and_is_not_stored() -> None:
     assert not worker.redis.names("e")
     assert (await worker.get(chat())).status == 200
     assert upstream.calls == 2
+
+
+async def test_end_of_an_oversize_stream_is_not_stored_as_if_it_were_the_whole() -> None:
+    """Promise 2: what was dropped from memory is missing, and the rest looks complete."""
+    pieces = stream_of(*["x" * 400] * 20)
+    upstream = FakeUpstream(stream_play(pieces))
+    worker = Worker(upstream, cache=_SMALL)
+
+    for number in (1, 2):
+        call = await worker.get(chat(stream=True))
+        assert call.body == b"".join(pieces)
+        assert await is_idle(worker)
+        assert upstream.calls == number
+    assert not worker.redis.values
 
 
 @pytest.mark.parametrize("is_stream", [False, True], ids=["json", "stream"])
@@ -872,6 +924,21 @@ async def test_error_event_is_not_mixed_into_a_compressed_stream() -> None:
 
 
 # What answers say of themselves.
+
+
+async def test_answer_in_json_is_sent_when_it_is_known_what_became_of_it() -> None:
+    """RFC 9211 §2.5: only then can its head say whether it was stored."""
+    content, rest = completion(), asyncio.Event()
+    upstream = FakeUpstream(Play([content[:20], rest, content[20:]]))
+    call = Worker(upstream).ask(chat())
+    await settle()
+    assert call.status == 0
+
+    rest.set()
+    await call.done()
+
+    assert call.body == content
+    assert call.cache_status == "recollect; fwd=miss; stored"
 
 
 async def test_length_of_a_whole_answer_is_stated() -> None:

@@ -252,6 +252,25 @@ async def test_upstream_call_ends_when_the_last_follower_elsewhere_leaves() -> N
     assert await pair.is_idle()
 
 
+async def test_follower_that_leaves_in_a_pause_leaves_no_reader_behind() -> None:
+    """Promise 14: the leader goes on for its own client alone."""
+    more = asyncio.Event()
+    pieces = stream_of("one ", "two")
+    pair = Pair(stream_play([*pieces[:2], more, *pieces[2:]]))
+    first = pair.leader.ask(chat(stream=True))
+    await settle()
+    second = pair.follower.ask(chat(stream=True))
+    await second.until(lambda c: b"one" in c.body)
+
+    second.leave()
+    await second.done()
+    await settle()
+
+    assert not [task for task in asyncio.all_tasks() if "Watcher.next" in repr(task)]
+    more.set()
+    assert text_of((await first.done()).body) == "one two"
+
+
 async def test_upstream_call_ends_when_the_follower_is_killed() -> None:
     """It cannot say that it leaves: what is said to it is received by nobody."""
     pair = Pair(json_play(gate=asyncio.Event()))
