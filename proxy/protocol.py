@@ -46,7 +46,6 @@ class LimitedProtocol(HttpToolsProtocol):
     _is_in_header = False
     _may_be_trailer = False
     _is_draining = False
-    _is_broken = False
     _is_header_too_large = False
     _last_used = 0.0
     _running: RequestResponseCycle | None = None
@@ -56,8 +55,6 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Take what has come."""
-        if self._is_broken:
-            return
         self._read_bytes = len(data)
         self._received_bytes += len(data)
         super().data_received(data)
@@ -191,9 +188,8 @@ class LimitedProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         if self._is_answering() and not self.cycle.more_body:
-            # The requests before it are whole, and are answered yet.
+            # The requests before it are whole, and are answered yet. The parser reads no further.
             self.cycle.keep_alive = False
-            self._is_broken = True
         elif self._is_answering() and (self.cycle.response_started or self.pipeline):
             self.transport.close()
         elif self._is_header_too_large:

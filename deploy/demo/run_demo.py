@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import errno
 import http.client
+import os
 import signal
 import socket
 import subprocess
@@ -31,7 +32,7 @@ GRACE_S = 10.0
 INSTRUCTIONS = """
 Recollect answers on {base_url}
 
-Ask twice, and see `Cache-Status` change from `fwd=miss` to `hit`:
+Ask twice: `Cache-Status` says `fwd=miss` the first time, then `hit`, also after a restart:
 
   curl -i {base_url}/chat/completions \\
     -H 'Content-Type: application/json' -H 'Authorization: Bearer any' \\
@@ -119,6 +120,8 @@ def run(host: str, port: int, workers: int, stop: StopSignal) -> None:
         upstream = _address_of(llm, log_path, stop)
 
         _say(f"The model answers on {upstream}/v1; starting Recollect in front of it")
+        # Not the data folder of a Recollect that runs here for real: its Redis and its secret.
+        os.environ.setdefault("RECOLLECT_SERVER__DATA_DIR", str(folder))
         recollect_command = [
             *(str(Path(sys.executable).with_name("recollect")), "serve"),
             *("--upstream", f"{upstream}/v1"),

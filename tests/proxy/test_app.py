@@ -167,6 +167,8 @@ async def test_change_by_another_reaches_memory(
     async with serving(built(upstream.url, own_redis.url)) as app:
         for _ in range(3):
             await ask(app, prompt)
+        target, content = CHAT.encode(), chat(prompt)
+        assert app.fast_path.hit(target, {}, content) is not None
         with own_redis.client() as client:
             (name,) = client.keys("recollect:e:*")
             raw = client.get(name)
@@ -175,7 +177,6 @@ async def test_change_by_another_reaches_memory(
             pipeline.set(name, raw)
             pipeline.delete(name)
             pipeline.execute()
-        target, content = CHAT.encode(), chat(prompt)
         async with asyncio.timeout(1):
             while app.fast_path.hit(target, {}, content) is not None:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)

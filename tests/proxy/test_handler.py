@@ -159,6 +159,17 @@ async def test_only_if_cached_never_reaches_the_upstream() -> None:
     assert upstream.calls == 1
 
 
+async def test_only_if_cached_holds_for_what_the_cache_has_no_part_in() -> None:
+    """What is never stored can only be answered with 504 (RFC 9111 §5.2.1.7)."""
+    upstream = FakeUpstream(json_play())
+    wish = {"cache-control": "only-if-cached, no-store"}
+
+    call = await Worker(upstream).get(chat(), headers=wish)
+
+    assert call.status == 504
+    assert upstream.calls == 0
+
+
 @pytest.mark.parametrize(
     ("wish", "status"),
     [

@@ -43,10 +43,12 @@ class App:
     Attributes:
         gates: Path by path, what is waited for before the answer's head (none: nothing).
         begins_first: Whether an answer begins before the request's content and its gate.
+        reads: Whether it reads the request's content.
     """
 
     gates: dict[str, asyncio.Event] = field(default_factory=dict)
     begins_first: bool = False
+    reads: bool = True
     handed: list[Handed] = field(default_factory=list)
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
@@ -55,7 +57,7 @@ class App:
         if self.begins_first:
             await send({"type": "http.response.start", "status": 200, "headers": []})
             await send({"type": "http.response.body", "body": b"begun ", "more_body": True})
-        more = True
+        more = self.reads
         while more:
             message = await receive()
             if message["type"] == "http.disconnect":
@@ -212,6 +214,19 @@ async def test_slow_chunk_is_no_trailer() -> None:
 
     assert answer.status == 200
     assert len(app.handed[0].content) == size
+
+
+async def test_content_does_not_count_as_trailer() -> None:
+    """Nor do empty lines after it (RFC 9112 §2.2)."""
+    connection = Connection(Protocol, App())
+    head, _, _ = chunked(b"").partition(b"0\r\n")
+    size = 6 * 65536
+
+    await connection.send(head, b"%x\r\n" % size, *[b"x" * 65536] * 6)
+    await connection.send(b"\r\n0\r\n", b"X: a", b"\r\n\r\n", *[b"\r\n" * 40_000] * 5)
+    await connection.send(GET)
+
+    assert [answer.status for answer in connection.answers] == [200, 200]
 
 
 async def test_header_that_came_with_content_before_it_has_its_whole_limit() -> None:
@@ -375,6 +390,20 @@ async def test_pipelined_requests_are_answered_in_order() -> None:
     assert [a.body for a in connection.answers] == [b"/v1/one", b"/v1/two", b"/v1/three"]
     assert connection.state.total_requests == 3
     assert connection.transport.is_reading_wanted
+
+
+async def test_answer_before_the_content_lets_the_rest_of_it_come() -> None:
+    """The content is not wanted, but the next request stands behind it."""
+    connection = Connection(Protocol, App(reads=False))
+    raw = post(b"x" * 200_000)
+    connection.protocol.data_received(raw[:150_000])
+    assert not connection.transport.is_reading_wanted
+    await settle()
+    assert connection.transport.is_reading_wanted
+
+    await connection.send(raw[150_000:], GET)
+
+    assert [answer.status for answer in connection.answers] == [200, 200]
 
 
 # The timer.
