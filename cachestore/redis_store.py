@@ -48,6 +48,18 @@ def entry_prefix(namespace: str) -> bytes:
     return f"{namespace}:e:".encode()
 
 
+def entry_keys(namespace: str, names: Sequence[bytes]) -> list[bytes]:
+    """Return the keys of the entries among Redis' `names`; what others put there has none."""
+    prefix = entry_prefix(namespace)
+    keys = []
+    for name in names:
+        try:
+            keys.append(bytes.fromhex(name.removeprefix(prefix).decode("ascii")))
+        except ValueError:
+            continue
+    return keys
+
+
 class RedisStore:
     """The `Store` interface over a Redis link."""
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from cachestore.leases import Leases
 from cachestore.memory_store import MemoryStore
 from cachestore.redis_link import RedisLink
-from cachestore.redis_store import RedisStore, entry_prefix
+from cachestore.redis_store import RedisStore, entry_keys, entry_prefix
 from config.settings import Settings
 from proxy.boarding import Boarding
 from proxy.exchange import Message, Receive, Scope, Send
@@ -94,7 +94,6 @@ def build(
     cache = settings.cache
     metrics = Metrics()
     memory = MemoryStore[StoredAnswer](cache.l1_bytes, on_evict=metrics.evicted)
-    prefix = entry_prefix(settings.redis.namespace)
 
     owner = f"{socket.gethostname()[:32]}-{os.getpid()}-{os.urandom(6).hex()}".encode()
     link = RedisLink(
@@ -102,9 +101,9 @@ def build(
         deadline_s=settings.redis.deadline_ms / 1000,
         ca_file=settings.redis.ca_file,
         name=b"recollect",
-        invalidation_prefix=prefix,
+        invalidation_prefix=entry_prefix(settings.redis.namespace),
         on_invalidate=lambda names: tiers.invalidate(
-            None if names is None else [bytes.fromhex(n[len(prefix) :].decode()) for n in names]
+            None if names is None else entry_keys(settings.redis.namespace, names)
         ),
         on_state=lambda is_up, _: metrics.redis_state(is_up),
     )
@@ -157,7 +156,9 @@ def build(
         replies=replies,
         fast_path=None if settings.log.requests or cache.replay_interval_ms else fast_path,
         metrics=metrics,
-        limits=Limits(settings.limits.body_bytes, settings.limits.json_depth),
+        limits=Limits(
+            settings.limits.body_bytes, settings.limits.json_depth, cache.max_entry_bytes
+        ),
     )
     token = settings.admin.token
     router = Router(

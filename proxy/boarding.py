@@ -25,7 +25,7 @@ from proxy.metrics import Outcome
 from proxy.replies import Replies
 
 _SHARED: Final = frozenset({b"miss", b"stale"})
-"""What may be fetched together. The others want an answer begun after they asked, or another."""
+"""What is fetched once for all workers: whatever lies in the store by then will do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +40,7 @@ class Trip:
         fallback: A stale answer that may serve should the upstream fail.
         found: What its look-up left it with: the lease, or who has that.
         failures: How often the upstream has failed on it while it waited for others.
+        is_alone: It wants an answer begun after it asked (`no-cache`).
     """
 
     exchange: Exchange
@@ -49,6 +50,16 @@ class Trip:
     fallback: StoredAnswer | None = None
     found: Lease | Held | None = None
     failures: int = 0
+    is_alone: bool = False
+
+    @property
+    def board_key(self) -> bytes:
+        """What requests that may share a flight have in common.
+
+        Those for which the stored response will not do wait together too, but on their worker
+        alone and not with the others: what these would find in the store is what they refused.
+        """
+        return self.key if self.forwarded in _SHARED else self.key + self.forwarded
 
 
 class Boarding:
@@ -87,17 +98,16 @@ class Boarding:
             ClientGone: The client left first.
         """
         async with watching(trip.exchange):
-            if trip.forwarded in _SHARED and await self._answer_shared(trip):
-                return
-            await self._lead(trip, self._take_off(trip, is_shared=False))
+            if trip.is_alone or not await self._answer_shared(trip):
+                await self._lead(trip, self._take_off(trip, is_alone=True))
 
     async def _answer_shared(self, trip: Trip) -> bool:
         """Answer from a flight that others may join; False: this request must ask alone."""
         while True:
-            flight = self._flights.get(trip.key)
+            flight = self._flights.get(trip.board_key)
             # Who holds the lease leads, whatever else is in the air: nobody else could.
             if flight is None or isinstance(trip.found, Lease):
-                return await self._lead(trip, self._take_off(trip, is_shared=True))
+                return await self._lead(trip, self._take_off(trip))
             if await self._follow(trip, flight):
                 return True
             if flight.landed is not Landed.FAILED:
@@ -119,7 +129,7 @@ class Boarding:
         """
         exchange = trip.exchange
         async with watching(exchange):
-            flight = self._flights.get(trip.key) or self._take_off(trip, is_shared=True)
+            flight = self._flights.get(trip.key) or self._take_off(trip)
             watcher = flight.watch()
             try:
                 await flight.until(lambda f: f.is_settled or f.is_oversize)
@@ -136,13 +146,13 @@ class Boarding:
         """Fetch a fresh answer while the stale one is served (RFC 5861 §3)."""
         if self.is_under_way(trip.key):
             return
-        watcher = self._take_off(trip, is_shared=True).watch()
+        watcher = self._take_off(trip).watch()
         task = asyncio.get_running_loop().create_task(_see_to_its_end(watcher))
         self._revalidations.add(task)
         task.add_done_callback(self._revalidations.discard)
 
-    def _take_off(self, trip: Trip, is_shared: bool) -> Flight:
-        """Start a flight; other requests, here and elsewhere, may join it if it is shared."""
+    def _take_off(self, trip: Trip, is_alone: bool = False) -> Flight:
+        """Start a flight; other requests, here and elsewhere, may join it unless it is alone."""
         exchange = trip.exchange
         order = Order(
             ask=trip.ask,
@@ -151,9 +161,9 @@ class Boarding:
             headers=exchange.headers,
             named=exchange.named,
         )
-        flight = self._flights.open(
-            trip.key, _form(trip), is_shared=is_shared, failures=trip.failures
-        )
+        board_key = None if is_alone else trip.board_key
+        flight = self._flights.open(trip.key, _form(trip), board_key, failures=trip.failures)
+        is_shared = board_key == trip.key
         self._flights.run(flight, self._fetcher.fetch(flight, order, is_shared, trip.found))
         return flight
 

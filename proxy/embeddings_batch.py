@@ -55,6 +55,11 @@ class Batch:
         """Return the places of the inputs that are not known."""
         return [place for place, key in enumerate(self.keys) if key not in self.known]
 
+    def expected_bytes(self) -> int:
+        """Return how large the answer to the remainder may become, judging by the known ones."""
+        largest = max((len(answer.recording.body) for answer in self.known.values()), default=0)
+        return largest * len(self.unknown())
+
     def remainder(self, ask: Ask) -> Ask:
         """Return the request for what is not known."""
         places = self.unknown()

@@ -180,7 +180,6 @@ class FastProtocol(LimitedProtocol):
         if self._held is None:
             super().on_body(body)
             return
-        self._may_be_trailer = False
         self._held.append(body)
         self._held_bytes += len(body)
         if self._held_bytes > _LARGEST_BYTES:

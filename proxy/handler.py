@@ -40,10 +40,11 @@ _FORWARDED: Final = {Reason.STALE: b"stale", Reason.VARY: b"vary-miss"}
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The largest body in bytes, and the deepest JSON, that are read."""
+    """The largest body in bytes and the deepest JSON that are read; the largest answer stored."""
 
     body_bytes: int
     json_depth: int
+    entry_bytes: int
 
 
 class Handler:
@@ -183,7 +184,7 @@ class Handler:
         if ask.directives.only_if_cached:
             await self._not_cached(exchange)
             return
-        await self._boarding.answer(Trip(exchange, ask, key, b"request"))
+        await self._boarding.answer(Trip(exchange, ask, key, b"request", is_alone=True))
 
     async def _look_up_batch(
         self, exchange: Exchange, ask: Ask, inputs: Sequence[Any], keys: Sequence[bytes]
@@ -204,7 +205,8 @@ class Handler:
         if ask.directives.only_if_cached:
             await self._not_cached(exchange)
             return
-        if known:
+        # A remainder too large to be stored would have to be asked for again, whole.
+        if known and batch.expected_bytes() <= self._limits.entry_bytes:
             remainder = batch.remainder(ask)
             key = exact_key(remainder.request, remainder.scope)
             rest = await self._boarding.obtain(Trip(exchange, remainder, key))

@@ -60,7 +60,7 @@ _requests = Counter(
 )
 _request_s = Histogram(
     "recollect_request_seconds",
-    "From the request's last byte to its answer's last byte.",
+    "From the request's header to its answer's last byte.",
     ["outcome"],
     buckets=_REQUEST_S,
 )

@@ -69,6 +69,8 @@ class Router:
             _log.exception("a request failed by a defect")
             exchange.outcome = Outcome.DEFECT
             if exchange.status == 0:
+                if endpoint is not None:
+                    exchange.cache_status = b"recollect; fwd=bypass; detail=defect"
                 error = ErrorAnswer(500, "Recollect itself failed on this request.", "defect")
                 await exchange.refuse(error, Outcome.DEFECT)
         seconds = time.perf_counter() - exchange.began

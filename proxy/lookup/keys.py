@@ -101,7 +101,8 @@ class KeyScope:
 
     Attributes:
         tenant: Whose request it is, from the credential.
-        revision: What stands behind the route: model, adapter, template revision.
+        revision: What stands behind the upstream, and behind the route: model, adapter,
+            template revision.
         headers: Values of the request headers that count, in a fixed order.
         query: The raw query string.
         namespace: What the client keeps apart within its tenant (LiteLLM's `cache.namespace`).
@@ -110,7 +111,7 @@ class KeyScope:
     """
 
     tenant: str
-    revision: str
+    revision: tuple[str, str]
     headers: tuple[str | None, ...]
     query: str
     namespace: str | None = None

@@ -20,14 +20,14 @@ class Route:
 
     Attributes:
         rules: For the decisions.
-        revision: Stands in the key: what is behind the route now.
+        revision: Stands in the key: what is behind the upstream and behind the route now.
         is_shared: Whether all tenants share its stored responses.
         ignored: Top-level fields left out of the key.
         fold_defaults: Whether parameters at their default equal absent ones.
     """
 
     rules: RouteRules
-    revision: str
+    revision: tuple[str, str]
     is_shared: bool
     ignored: frozenset[str]
     fold_defaults: bool
@@ -74,7 +74,7 @@ def _route(settings: Settings, route: RouteSettings) -> Route:
             stores_responses=settings.upstream.stores_responses,
             side_effect_tools=cache.side_effect_tools,
         ),
-        revision=route.revision or settings.upstream.revision,
+        revision=(settings.upstream.revision, route.revision),
         is_shared=route.shared,
         ignored=frozenset(cache.ignore_fields) | frozenset(route.ignore_fields),
         fold_defaults=cache.fold_defaults if route.fold_defaults is None else route.fold_defaults,

@@ -76,6 +76,7 @@ class Flight:
         landed: The stored response, or why there is none; None while under way.
         reason: Why it is not stored, once that is known.
         is_filed: Whether nothing more will be written to a store.
+        board_key: Under which others find it, if they may.
         failures: How often the upstream has failed on this request, for this flight or one
             before it that it came to replace.
         failed_status: The status code with which it failed; 502 where there was none.
@@ -93,6 +94,7 @@ class Flight:
         self.landed: StoredAnswer | Landed | None = None
         self.reason: str | None = None
         self.is_filed = False
+        self.board_key: bytes | None = None
         self.failures = 0
         self.failed_status = 502
         self.is_leading = False
@@ -336,9 +338,9 @@ class Flights:
         self._by_key: dict[bytes, Flight] = {}
         self._running: set[Flight] = set()
 
-    def get(self, key: bytes) -> Flight | None:
-        """Return the flight under way for `key`, unless it can no longer be joined."""
-        flight = self._by_key.get(key)
+    def get(self, board_key: bytes) -> Flight | None:
+        """Return the flight under way, unless it can no longer be joined."""
+        flight = self._by_key.get(board_key)
         if flight is None or flight.is_oversize or flight.is_deserted:
             return None
         if isinstance(flight.landed, Landed):
@@ -346,13 +348,21 @@ class Flights:
         return flight
 
     def open(
-        self, key: bytes, form: object, *, is_shared: bool = True, failures: int = 0
+        self, key: bytes, form: object, board_key: bytes | None, *, failures: int = 0
     ) -> Flight:
-        """Return a new flight. One that is not shared is nobody else's business."""
+        """Return a new flight.
+
+        Args:
+            key: The exact key.
+            form: See `Flight`.
+            board_key: Under which others find it; None: nobody is to.
+            failures: See `Flight`.
+        """
         flight = Flight(key, form, self._max_bytes)
         flight.failures = failures
-        if is_shared:
-            self._by_key[key] = flight
+        flight.board_key = board_key
+        if board_key is not None:
+            self._by_key[board_key] = flight
         return flight
 
     def run(self, flight: Flight, fetching: Coroutine[Any, Any, None]) -> None:
@@ -362,8 +372,8 @@ class Flights:
 
     def _close(self, flight: Flight) -> None:
         self._running.discard(flight)
-        if self._by_key.get(flight.key) is flight:
-            del self._by_key[flight.key]
+        if flight.board_key is not None and self._by_key.get(flight.board_key) is flight:
+            del self._by_key[flight.board_key]
 
     async def stop(self) -> None:
         """Cancel what still comes, and wait for what only has to be stored."""

@@ -25,7 +25,7 @@ class Tenants:
     """Tells tenants apart.
 
     Args:
-        secret: The server's secret, at least 32 bytes, the same on all hosts that share a store.
+        secret: The server's secret, at least 16 bytes, the same on all hosts that share a store.
         names: Tenant names by the SHA-256 (hex) of an API key.
     """
 

@@ -4,17 +4,20 @@ A fault of a store is a miss. It is caught, counted and logged here, and nowhere
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import Sequence
 from typing import Protocol
 
 from cachestore.entry import StoredResponse
-from cachestore.errors import StoreError
+from cachestore.errors import StoreError, StoreRefused
 from cachestore.leases import Held, Lease, Leases
 from cachestore.memory_store import MemoryStore
 from cachestore.redis_store import RedisStore
 from proxy.lookup.answers import StoredAnswer, read_stored
 from proxy.wire.endpoint import Form
+
+_log = logging.getLogger("recollect.tiers")
 
 
 class TierObserver(Protocol):
@@ -54,6 +57,7 @@ class Tiers:
         self._redis = redis
         self._leases = leases
         self._observer = observer
+        self._told: set[tuple[str, str]] = set()
         self._releasing: set[asyncio.Task[None]] = set()
 
     def peek(self, key: bytes) -> StoredAnswer | None:
@@ -66,7 +70,7 @@ class Tiers:
         try:
             stored = await self._redis.get(key)
         except StoreError as error:
-            self._observer.store_failed("get", error)
+            self._failed("get", error)
             return None
         self._observer.looked_up("redis", time.perf_counter() - began)
         if stored is None:
@@ -94,7 +98,7 @@ class Tiers:
             self.release_soon(draft)
             raise
         except StoreError as error:
-            self._observer.store_failed("get", error)
+            self._failed("get", error)
             return None
         self._observer.looked_up("redis", time.perf_counter() - began)
         if not isinstance(found, StoredResponse):
@@ -116,7 +120,7 @@ class Tiers:
             self.release_soon(draft)
             raise
         except StoreError as error:
-            self._observer.store_failed("lease", error)
+            self._failed("lease", error)
             return None
 
     async def fetch_many(self, keys: Sequence[bytes]) -> dict[bytes, StoredAnswer]:
@@ -129,7 +133,7 @@ class Tiers:
         try:
             stored = await self._redis.get_many(missing)
         except StoreError as error:
-            self._observer.store_failed("get", error)
+            self._failed("get", error)
             return found
         self._observer.looked_up("redis", time.perf_counter() - began)
         for entry in stored:
@@ -143,6 +147,15 @@ class Tiers:
             found[entry.key] = answer
         return found
 
+    def _failed(self, operation: str, error: StoreError) -> None:
+        """Count a fault; log it once until Redis does as it is told again."""
+        self._observer.store_failed(operation, error)
+        told = operation, str(error)
+        # That Redis cannot be reached is logged where the link goes down.
+        if isinstance(error, StoreRefused) and told not in self._told:
+            self._told.add(told)
+            _log.warning("Redis refused to %s: %s", *told)
+
     async def store(self, answer: StoredAnswer, lease: Lease | None) -> bool:
         """Store `answer` everywhere; under a lease only while that lease is still ours.
 
@@ -153,8 +166,9 @@ class Tiers:
         try:
             stored = await self._redis.put(answer.stored_response(), lease)
         except StoreError as error:
-            self._observer.store_failed("put", error)
+            self._failed("put", error)
         else:
+            self._told.clear()
             if not stored:
                 self._memory.drop(answer.key)
                 return False
@@ -171,7 +185,7 @@ class Tiers:
         try:
             await self._leases.release(lease)
         except StoreError as error:
-            self._observer.store_failed("lease", error)
+            self._failed("lease", error)
 
     def keep(self, answer: StoredAnswer) -> None:
         """Keep `answer` in this worker's memory."""

@@ -215,9 +215,13 @@ async def test_leader_that_fails_costs_at_most_one_more_call(
 
     assert upstream.calls(prompt) <= 2
     assert taken_s < 0.5 + 0.5 + 1.0
-    good = [answer for answer in answers if answer.status == 200 and answer.is_complete]
-    for answer in good:
-        assert "error" in answer.json or answer.text.startswith("Réponse")
+    good = [
+        answer
+        for answer in answers
+        if answer.status == 200 and answer.is_complete and answer.text.startswith("Réponse")
+    ]
+    # Only who made the call that failed is told so; followers on two workers may be two.
+    assert len(good) >= 28
 
 
 async def test_upstream_that_fails_for_good_is_not_asked_by_each_follower(

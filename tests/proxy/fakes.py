@@ -562,7 +562,11 @@ class Worker:
             replies=self.replies,
             fast_path=None,
             metrics=self.metrics,
-            limits=Limits(settings.limits.body_bytes, settings.limits.json_depth),
+            limits=Limits(
+                settings.limits.body_bytes,
+                settings.limits.json_depth,
+                settings.cache.max_entry_bytes,
+            ),
             clock=self.clock,
         )
         token = settings.admin.token

@@ -74,7 +74,7 @@ class Server:
             replies=worker.replies,
             fast_path=self.fast_path,
             metrics=worker.metrics,
-            limits=Limits(2**20, 100),
+            limits=Limits(2**20, 100, 2**20),
             clock=self.clock,
         )
         self._router = Router(
@@ -370,13 +370,14 @@ async def test_another_method_takes_the_long_way() -> None:
 
 @virtual_time
 async def test_old_clients_take_the_long_way() -> None:
-    """HTTP/1.0 knows no keep-alive."""
+    """HTTP/1.0, whether it asks for keep-alive or not."""
     server = Server()
     await server.taught(post(chat()))
-    connection = server.connect()
+    for fields in ([], [("Connection", "keep-alive")]):
+        connection = server.connect()
 
-    assert await server.went_long(post(chat(), version="1.0"), connection)
-    assert connection.is_closed
+        assert await server.went_long(post(chat(), CHAT, *fields, version="1.0"), connection)
+        assert connection.is_closed
 
 
 @virtual_time
@@ -629,6 +630,21 @@ async def test_header_behind_a_hit_is_limited_too() -> None:
 
 
 @virtual_time
+async def test_bytes_of_hits_do_not_count_in_later_headers() -> None:
+    """Each request has the limit for itself, whichever way those before it took."""
+    server = Server()
+    raw = post(chat("x" * 30_000))
+    connection = await server.taught(raw)
+    for _ in range(10):
+        assert not await server.went_long(raw, connection)
+
+    await connection.send(raw[:40], raw[40:])
+
+    assert connection.answers[-1].status == 200
+    assert server.long_way == 2
+
+
+@virtual_time
 async def test_endless_trailer_is_refused_while_it_comes() -> None:
     """Also of a request that is held back."""
     server = Server()
@@ -643,8 +659,8 @@ async def test_endless_trailer_is_refused_while_it_comes() -> None:
 
 
 @virtual_time
-async def test_content_in_chunks_before_a_slow_one_is_no_trailer() -> None:
-    """A held request's content is content."""
+async def test_content_in_tiny_chunks_is_held_like_any_other() -> None:
+    """However much their framing takes."""
     server = Server()
     connection = server.connect()
     head, _, _ = chunked(b"").partition(b"0\r\n")

@@ -9,7 +9,7 @@ from proxy.wire.request import CacheableRequest, read_request
 
 Json = dict[str, Any]
 
-SCOPE = KeyScope(tenant="hmac:1", revision="", headers=(None, None, None), query="")
+SCOPE = KeyScope(tenant="hmac:1", revision=("", ""), headers=(None, None, None), query="")
 CHAT: Json = {"model": "m", "messages": [{"role": "user", "content": "How many?"}]}
 BASES: dict[Endpoint, Json] = {
     Endpoint.CHAT: CHAT,

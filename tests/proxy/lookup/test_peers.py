@@ -472,7 +472,7 @@ async def test_worker_does_not_follow_itself() -> None:
 async def test_two_workers_never_wait_for_each_other() -> None:
     """A flight that follows is not followed: its worker says so at once."""
     pair = Pair(json_play("once"))
-    flight = pair.leader.flights.open(b"k" * 32, "form")
+    flight = pair.leader.flights.open(b"k" * 32, "form", b"k" * 32)
     how = await _ask_to_follow(pair, b"k" * 32)
 
     assert how == "gone"

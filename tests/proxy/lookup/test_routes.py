@@ -42,7 +42,7 @@ def test_default_route_follows_the_settings() -> None:
     assert rules.honours_upstream
     assert rules.stores_responses
     assert rules.side_effect_tools == ("send_*",)
-    assert route.revision == "r1"
+    assert route.revision == ("r1", "")
     assert route.ignored == {"trace"}
     assert not route.fold_defaults
     assert not route.is_shared
@@ -52,7 +52,7 @@ def test_defaults_are_on_the_safe_side() -> None:
     """Nothing shared, nothing ignored, nothing stale, the upstream's word not needed."""
     route = routes().of("m")
 
-    assert (route.is_shared, route.ignored, route.revision) == (False, frozenset(), "")
+    assert (route.is_shared, route.ignored, route.revision) == (False, frozenset(), ("", ""))
     assert route.fold_defaults
     assert not route.rules.honours_upstream
     assert not route.rules.stores_responses
@@ -77,10 +77,10 @@ def test_route_overrides_the_settings_it_names() -> None:
 
     a, b = found.of("a"), found.of("b")
 
-    assert (a.rules.cache, a.rules.ttl_s, a.is_shared, a.revision) == (False, 5, True, "r2")
+    assert (a.rules.cache, a.rules.ttl_s, a.is_shared, a.revision) == (False, 5, True, ("r1", "r2"))
     assert a.ignored == {"seed", "trace"}
     assert not a.fold_defaults
-    assert (b.rules.cache, b.rules.ttl_s, b.is_shared, b.revision) == (True, 11, False, "r1")
+    assert (b.rules.cache, b.rules.ttl_s, b.is_shared, b.revision) == (True, 11, False, ("r1", ""))
     assert b.ignored == {"trace"}
     assert b.fold_defaults
     assert found.of("c") == b

@@ -100,7 +100,7 @@ async def test_first_landing_is_the_last_word() -> None:
 async def test_fetch_is_cancelled_when_the_last_watcher_leaves() -> None:
     """Style guide: a flight owns its task; no watcher's leaving but the last one's ends it."""
     flights = Flights(1000)
-    flight = flights.open(KEY, "form")
+    flight = flights.open(KEY, "form", KEY)
     first, second = flight.watch(), flight.watch()
     flights.run(flight, never())
     await settle()
@@ -121,7 +121,7 @@ async def test_fetch_is_cancelled_when_the_last_watcher_leaves() -> None:
 async def test_leaving_twice_counts_once() -> None:
     """Else one watcher could end the flight of two."""
     flights = Flights(1000)
-    flight = flights.open(KEY, "form")
+    flight = flights.open(KEY, "form", KEY)
     first, second = flight.watch(), flight.watch()
     flights.run(flight, never())
 
@@ -137,7 +137,7 @@ async def test_storing_goes_on_when_all_have_left_after_the_end() -> None:
     """The answer is whole: writing it costs no upstream anything."""
     stored = asyncio.Event()
     flights = Flights(1000)
-    flight = flights.open(KEY, "form")
+    flight = flights.open(KEY, "form", KEY)
     watcher = flight.watch()
 
     async def fetch() -> None:
@@ -159,7 +159,7 @@ async def test_storing_goes_on_when_all_have_left_after_the_end() -> None:
 async def test_flight_deserted_before_its_task_began_leaves_nothing() -> None:
     """A task cancelled before its first step runs no `finally` of its own."""
     flights = Flights(1000)
-    flight = flights.open(KEY, "form")
+    flight = flights.open(KEY, "form", KEY)
     watcher = flight.watch()
     flights.run(flight, never())
     watcher.leave()
@@ -173,7 +173,7 @@ async def test_flight_deserted_before_its_task_began_leaves_nothing() -> None:
 async def test_flight_is_off_the_board_when_it_has_ended() -> None:
     """Later requests look into the store, and start their own."""
     flights = Flights(1000)
-    flight = flights.open(KEY, "form")
+    flight = flights.open(KEY, "form", KEY)
     flight.watch()
 
     async def fetch() -> None:
@@ -190,14 +190,14 @@ async def test_flight_is_off_the_board_when_it_has_ended() -> None:
 async def test_flight_that_ends_takes_no_other_off_the_board() -> None:
     """A second flight of the key may have begun beside one that had grown too large."""
     flights = Flights(10)
-    first = flights.open(KEY, "form")
+    first = flights.open(KEY, "form", KEY)
     done = asyncio.Event()
 
     async def wait() -> None:
         await done.wait()
 
     flights.run(first, wait())
-    second = flights.open(KEY, "form")
+    second = flights.open(KEY, "form", KEY)
     flights.run(second, never())
     watcher = second.watch()
     done.set()
@@ -212,7 +212,7 @@ async def test_flight_that_ends_takes_no_other_off_the_board() -> None:
 async def test_flight_that_brought_nothing_is_not_joined(landed: Landed) -> None:
     """It may still be giving back its lease; who joins it would fail without having asked."""
     flights = Flights(1000)
-    flight = flights.open(KEY, "form")
+    flight = flights.open(KEY, "form", KEY)
     flight.land(landed)
 
     assert flights.get(KEY) is None
@@ -221,7 +221,7 @@ async def test_flight_that_brought_nothing_is_not_joined(landed: Landed) -> None
 async def test_flight_that_is_not_shared_is_not_found() -> None:
     """It belongs to one request."""
     flights = Flights(1000)
-    flights.open(KEY, "form", is_shared=False)
+    flights.open(KEY, "form", None)
 
     assert flights.get(KEY) is None
 
@@ -229,7 +229,7 @@ async def test_flight_that_is_not_shared_is_not_found() -> None:
 async def test_flight_that_has_grown_too_large_is_not_joined() -> None:
     """Its beginning may be gone already."""
     flights = Flights(10)
-    flight = flights.open(KEY, "form")
+    flight = flights.open(KEY, "form", KEY)
     watcher = flight.watch()
     await flight.append(b"x" * 10)
     assert flights.get(KEY) is flight, "as large as may be"
@@ -284,7 +284,7 @@ async def test_stopping_waits_for_what_only_has_to_be_stored(is_shared: bool) ->
     """Promise 12: an answer that has been given is stored before the worker ends."""
     flights = Flights(1000)
     storing = asyncio.Event()
-    flight = flights.open(KEY, "form", is_shared=is_shared)
+    flight = flights.open(KEY, "form", KEY if is_shared else None)
 
     async def fetch() -> None:
         flight.end()
@@ -306,7 +306,7 @@ async def test_stopping_waits_for_what_only_has_to_be_stored(is_shared: bool) ->
 async def test_stopping_cancels_what_still_comes() -> None:
     """And its watchers learn of it."""
     flights = Flights(1000)
-    flight = flights.open(KEY, "form")
+    flight = flights.open(KEY, "form", KEY)
     watcher = flight.watch()
     flights.run(flight, never())
     await settle()
