@@ -599,6 +599,45 @@ async def test_answer_to_a_request_with_no_cache_is_stored_for_others() -> None:
     assert upstream.calls == 2
 
 
+async def test_requests_for_a_younger_answer_wait_together() -> None:
+    """A herd that refuses what is stored is a herd all the same, and apart from the others'."""
+    gate = asyncio.Event()
+    clock = Clock()
+    upstream = FakeUpstream(json_play("old"), json_play("new", gate=gate), json_play("newest"))
+    worker = Worker(upstream, clock=clock)
+    await worker.get(chat())
+    clock.now += 60
+
+    herd = [worker.ask(chat(), headers={"cache-control": "max-age=10"}) for _ in range(5)]
+    await settle()
+    assert content_of(await worker.get(chat())) == "old"
+    gate.set()
+
+    assert {content_of(await call.done()) for call in herd} == {"new"}
+    assert upstream.calls == 2
+
+
+async def test_requests_for_the_usage_of_a_stream_stored_without_it_wait_together() -> None:
+    """The stored response cannot answer them; one fetch answers all."""
+    gate = asyncio.Event()
+    whole = [b'data: {"id":"c","choices":[{"index":0,"delta":{"content":"Hi"},']
+    whole += [b'"finish_reason":"stop"}]}\n\n', b"data: [DONE]\n\n"]
+    usage = b'data: {"id":"c","choices":[],"usage":{"prompt_tokens":1,"completion_tokens":1}}\n\n'
+    upstream = FakeUpstream(
+        stream_play(whole), stream_play([*whole[:2], gate, usage, whole[2]]), json_play()
+    )
+    worker = Worker(upstream)
+    await worker.get(chat(stream=True))
+
+    wanted = chat(stream=True, stream_options={"include_usage": True})
+    herd = [worker.ask(wanted) for _ in range(5)]
+    await settle()
+    gate.set()
+
+    assert all([b"prompt_tokens" in (await call.done()).body for call in herd])
+    assert upstream.calls == 2
+
+
 # Stale answers.
 
 _STALE = {"ttl_s": 60.0, "max_stale_s": 600.0}

@@ -460,6 +460,19 @@ def values_of(call: Call) -> list[float]:
 _PATH = "/v1/embeddings"
 
 
+async def test_batch_whose_rest_is_too_large_to_be_stored_is_asked_for_once() -> None:
+    """Asked for in part and then as a whole, it would cost two calls (promise 15)."""
+    upstream = FakeUpstream(vectors(1), vectors(*range(40)))
+    worker = Worker(upstream, cache={"max_entry_bytes": 1024})
+    inputs = [f"input {n}" for n in range(40)]
+    await worker.get(embeddings(inputs[0]), _PATH)
+
+    call = await worker.get(embeddings(*inputs), _PATH)
+
+    assert values_of(call) == list(range(40))
+    assert upstream.calls == 2
+
+
 async def test_batch_partly_known_forwards_only_what_is_not() -> None:
     """Issue §2: put together in order, usage added up."""
     upstream = FakeUpstream(vectors(1.5, 2.5), vectors(3.5))
