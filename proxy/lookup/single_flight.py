@@ -22,6 +22,8 @@ Headers = list[tuple[bytes, bytes]]
 _TERMINATOR: Final = b"data: [DONE]"
 _WRITE_BYTES: Final = 262144
 _PATIENCE_S: Final = 1.0
+_HERD: Final = 32
+_GATHER_S: Final = 0.01
 
 
 class Landed(Enum):
@@ -107,6 +109,7 @@ class Flight:
         self._total_bytes = 0
         self._watchers: set[Watcher] = set()
         self._sleepers: list[asyncio.Future[None]] = []
+        self._waking: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -146,7 +149,7 @@ class Flight:
         self._pieces.append(piece)
         self._held_bytes += len(piece)
         self._total_bytes += len(piece)
-        self._wake()
+        self._wake_for_piece()
         if self.is_oversize:
             while self._trim() > self._max_bytes:
                 try:
@@ -257,7 +260,18 @@ class Flight:
                 self._sleepers.remove(sleeper)
             raise
 
+    def _wake_for_piece(self) -> None:
+        # A herd that is woken for every token spends its time on waking; a few pieces at a time
+        # reach all of it sooner than one by one.
+        if len(self._sleepers) < _HERD:
+            self._wake()
+        elif self._waking is None:
+            self._waking = asyncio.get_running_loop().call_later(_GATHER_S, self._wake)
+
     def _wake(self) -> None:
+        if self._waking is not None:
+            self._waking.cancel()
+            self._waking = None
         sleepers, self._sleepers = self._sleepers, []
         for sleeper in sleepers:
             if not sleeper.done():

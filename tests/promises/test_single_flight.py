@@ -218,7 +218,7 @@ async def test_leader_that_fails_costs_at_most_one_more_call(
     good = [
         answer
         for answer in answers
-        if answer.status == 200 and answer.is_complete and answer.text.startswith("Réponse")
+        if answer.status == 200 and answer.is_complete and "choices" in answer.json
     ]
     # Only who made the call that failed is told so; followers on two workers may be two.
     assert len(good) >= 28

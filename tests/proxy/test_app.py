@@ -68,6 +68,16 @@ async def ask(
     return await call.done()
 
 
+async def teach(app: Worker, prompt: str, headers: Iterable[tuple[bytes, bytes]] = ()) -> None:
+    """Ask until the fast path answers; the first repetition may still find it in Redis."""
+    headers = list(headers)
+    for _ in range(10):
+        await ask(app, prompt, headers)
+        if app.fast_path.hit(CHAT.encode(), dict(headers), chat(prompt)) is not None:
+            return
+    raise AssertionError("not learnt")
+
+
 def learnt_bytes(app: Worker) -> int:
     """Return what the fast path has learnt."""
     return app.fast_path.held_bytes
@@ -119,9 +129,10 @@ async def test_hits_are_learnt(upstream: FakeUpstream, redis_server: RedisServer
     """The handler and the protocol share one fast path."""
     prompt = unique("learnt")
     async with serving(built(upstream.url, redis_server.url)) as app:
-        given = [await ask(app, prompt) for _ in range(3)]
+        assert learnt_bytes(app) == 0
 
-        assert "; hit;" in given[-1].cache_status
+        await teach(app, prompt)
+
         assert learnt_bytes(app) > len(chat(prompt))
 
 
@@ -134,7 +145,7 @@ async def test_hits_are_not_learnt_where_the_long_way_does_more(
     """A line for each request; a pause between the chunks."""
     prompt = unique("long")
     async with serving(built(upstream.url, redis_server.url, **section)) as app:
-        given = [await ask(app, prompt) for _ in range(3)]
+        given = [await ask(app, prompt) for _ in range(6)]
 
         assert "; hit;" in given[-1].cache_status
         assert learnt_bytes(app) == 0
@@ -147,12 +158,8 @@ async def test_configured_key_headers_count_on_both_ways(
     prompt = unique("key-header")
     cache: dict[str, object] = {"key_headers": ["X-Lora"]}
     async with serving(built(upstream.url, redis_server.url, cache=cache)) as app:
-        for _ in range(3):
-            await ask(app, prompt, [(b"x-lora", b"one")])
-        one = chat(prompt)
-        target = CHAT.encode()
-        assert app.fast_path.hit(target, {b"x-lora": b"one"}, one) is not None
-        assert app.fast_path.hit(target, {b"x-lora": b"two"}, one) is None
+        await teach(app, prompt, [(b"x-lora", b"one")])
+        assert app.fast_path.hit(CHAT.encode(), {b"x-lora": b"two"}, chat(prompt)) is None
 
         await ask(app, prompt, [(b"x-lora", b"two")])
 
@@ -165,10 +172,7 @@ async def test_change_by_another_reaches_memory(
     """Issue §3: within 1 s; also beside a name under our prefix that is none of ours."""
     prompt = unique("invalidated")
     async with serving(built(upstream.url, own_redis.url)) as app:
-        for _ in range(3):
-            await ask(app, prompt)
-        target, content = CHAT.encode(), chat(prompt)
-        assert app.fast_path.hit(target, {}, content) is not None
+        await teach(app, prompt)
         with own_redis.client() as client:
             (name,) = client.keys("recollect:e:*")
             raw = client.get(name)
@@ -178,7 +182,7 @@ async def test_change_by_another_reaches_memory(
             pipeline.delete(name)
             pipeline.execute()
         async with asyncio.timeout(1):
-            while app.fast_path.hit(target, {}, content) is not None:  # noqa: ASYNC110
+            while app.fast_path.hit(CHAT.encode(), {}, chat(prompt)) is not None:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
 
         await ask(app, prompt)
