@@ -1,5 +1,6 @@
 """Which request goes where: decided by the path and the listener, never by the Host field."""
 
+import asyncio
 import logging
 import time
 from typing import Final
@@ -64,6 +65,12 @@ class Router:
                 )
         except ClientGone:
             exchange.outcome = Outcome.GONE
+        except asyncio.CancelledError:
+            # The time to finish, `server.drain_s`, is over.
+            if exchange.status == 0:
+                message = "Recollect was stopped before the answer came."
+                await exchange.refuse(ErrorAnswer(503, message, "stopping"), Outcome.UPSTREAM_ERROR)
+            raise
         except Exception:
             # The last resort for a defect of ours: whoever waits is told, in the form they read.
             _log.exception("a request failed by a defect")

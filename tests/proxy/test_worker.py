@@ -274,6 +274,6 @@ def test_answers_that_take_too_long_are_cut(
         asking = pool.submit(ask, running, prompt)
         assert wait_until(lambda: upstream.calls(prompt) == 1, 5)
         running.orphan()
-        assert asking.result(5).status >= 500
+        assert asking.result(5).status == 503
 
     assert running.has_ended(5)
