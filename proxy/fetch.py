@@ -34,7 +34,7 @@ from proxy.upstreams.upstream import (
     Upstream,
     UpstreamError,
 )
-from proxy.wire.cache_control import UpstreamFreshness, upstream_freshness
+from proxy.wire.cache_control import upstream_freshness
 from proxy.wire.endpoint import Endpoint
 from proxy.wire.record import NotStorable, RecordPolicy, record
 
@@ -137,10 +137,6 @@ class Fetcher:
             flight.fail(error)
         except (UnsendableHeader, PeerCut) as error:
             flight.fail(error)
-        except Exception as error:
-            # A defect of ours must not leave its watchers waiting.
-            flight.fail(error)
-            raise
 
     async def _lead_or_follow(
         self, flight: Flight, found: StoredAnswer | Lease | Held | None
@@ -219,7 +215,8 @@ class Fetcher:
         )
         first_byte_s = time.perf_counter() - began
         try:
-            head = self._head(answer, order)
+            judgement = self._judge(answer, order)
+            head = _head(answer, judgement)
             flight.begin(head)
             async with aclosing(answer.pieces()) as pieces:
                 async for piece in pieces:
@@ -232,7 +229,7 @@ class Fetcher:
         if head.is_stream:
             # The stream's last bytes go out before any work on storing them begins.
             await asyncio.sleep(0)
-        stored = self._storable(flight, order, answer.status, answer.headers, whole_s)
+        stored = self._storable(flight, order, judgement, whole_s)
         if isinstance(stored, Reason):
             if lease is not None:
                 # Before anyone who waits is told, so that who tries next finds it free.
@@ -266,55 +263,51 @@ class Fetcher:
         except ValueError:
             return [briefly(stored)]
 
-    def _head(self, answer: Answer, order: Order) -> Head:
-        """Return an answer's head, and what of it is for others, should they be let watch it."""
-        fields = dict(answer.headers)
-        is_stream = fields.get(b"content-type", b"").startswith(b"text/event-stream")
-        honours = order.ask.route.rules.honours_upstream
-        freshness = upstream_freshness(answer.headers, self._clock()) if honours else None
-        verdict = may_store(answer.status, freshness, order.ask.ttl_s, order.ask.route.rules, 0)
-        shared = None
-        if is_stream and isinstance(verdict, Store) and vary_on(answer.headers, {}) == ():
-            shared = list(replayed_headers(answer.headers, honours))
-            # Others watch the bytes as they come.
-            shared += [field for field in answer.headers if field[0] == b"content-encoding"]
-        return Head(answer.status, answer.headers, shared, is_stream)
+    def _judge(self, answer: Answer, order: Order) -> "_Judgement":
+        rules = order.ask.route.rules
+        now = self._clock()
+        freshness = upstream_freshness(answer.headers, now) if rules.honours_upstream else None
+        verdict = may_store(answer.status, freshness, order.ask.ttl_s, rules, random.random())
+        vary = vary_on(answer.headers, order.named)
+        return _Judgement(
+            at=now,
+            verdict=DoNotStore(Reason.VARY) if vary is None else verdict,
+            vary=vary or (),
+            replayed=replayed_headers(answer.headers, rules.honours_upstream),
+            fields=dict(answer.headers),
+        )
 
     def _storable(
-        self, flight: Flight, order: Order, status: int, headers: Headers, whole_s: float
+        self, flight: Flight, order: Order, judgement: "_Judgement", whole_s: float
     ) -> StoredAnswer | Reason:
+        verdict = judgement.verdict
         if flight.is_oversize:
             return Reason.SIZE
-        ask, now = order.ask, self._clock()
-        freshness: UpstreamFreshness | None = None
-        if ask.route.rules.honours_upstream:
-            freshness = upstream_freshness(headers, now)
-        verdict = may_store(status, freshness, ask.ttl_s, ask.route.rules, random.random())
         if isinstance(verdict, DoNotStore):
             return verdict.reason
-        vary = vary_on(headers, order.named)
-        if vary is None:
-            return Reason.VARY
-        fields = dict(headers)
         recording = record(
-            ask.request.endpoint,
-            fields.get(b"content-type", b""),
-            fields.get(b"content-encoding", b""),
+            order.ask.request.endpoint,
+            judgement.fields.get(b"content-type", b""),
+            judgement.fields.get(b"content-encoding", b""),
             flight.content(),
             self._record_policy,
         )
         if isinstance(recording, NotStorable):
             return Reason(recording.reason)
+        now = self._clock()
+        # What the upstream said of its age and lifetime held when its head came.
+        honours_upstream = order.ask.route.rules.honours_upstream
+        grown_older_s = max(0.0, now - judgement.at) if honours_upstream else 0.0
         return StoredAnswer(
             key=flight.key,
             stored_at=now,
             lifetime_s=verdict.lifetime_s,
             keep_s=verdict.keep_s,
-            initial_age_s=verdict.initial_age_s,
-            endpoint=ask.request.endpoint,
+            initial_age_s=verdict.initial_age_s + grown_older_s,
+            endpoint=order.ask.request.endpoint,
             recording=recording,
-            headers=replayed_headers(headers, freshness is not None),
-            vary=vary,
+            headers=judgement.replayed,
+            vary=judgement.vary,
             upstream_s=whole_s,
         )
 
@@ -328,6 +321,36 @@ class Fetcher:
         if has_failed:
             flight.failures += 1
         flight.land(Landed.FAILED if has_failed else Landed.UNSTORABLE)
+
+
+@dataclass(frozen=True, slots=True)
+class _Judgement:
+    """What an answer's head says of storing and sharing it.
+
+    Attributes:
+        at: When it came, in Unix seconds.
+        verdict: Whether it may be stored, as far as the head tells.
+        vary: The request's fields, and their values, that it depends on.
+        replayed: The header fields that replays carry.
+        fields: All header fields, by name.
+    """
+
+    at: float
+    verdict: Store | DoNotStore
+    vary: tuple[tuple[str, str | None], ...]
+    replayed: tuple[tuple[bytes, bytes], ...]
+    fields: dict[bytes, bytes]
+
+
+def _head(answer: Answer, judgement: _Judgement) -> Head:
+    """Return an answer's head, and what of it is for others, should they be let watch it."""
+    is_stream = judgement.fields.get(b"content-type", b"").startswith(b"text/event-stream")
+    shared = None
+    if is_stream and isinstance(judgement.verdict, Store) and not judgement.vary:
+        shared = list(judgement.replayed)
+        # Others watch the bytes as they come.
+        shared += [field for field in answer.headers if field[0] == b"content-encoding"]
+    return Head(answer.status, answer.headers, shared, is_stream)
 
 
 def replayed_headers(headers: Headers, honours_upstream: bool) -> tuple[tuple[bytes, bytes], ...]:

@@ -9,6 +9,7 @@ all of them have read, and waits for the slowest.
 """
 
 import asyncio
+import logging
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from enum import Enum
@@ -24,6 +25,9 @@ _WRITE_BYTES: Final = 262144
 _PATIENCE_S: Final = 1.0
 _HERD: Final = 32
 _GATHER_S: Final = 0.01
+
+
+_log = logging.getLogger("recollect.flights")
 
 
 class Landed(Enum):
@@ -237,9 +241,13 @@ class Flight:
         return self._task
 
     def _ran(self, task: "asyncio.Task[None]") -> None:
-        # Cancelled before its first step, it could tell nobody.
+        # However it ended, nobody is left waiting: cancelled (be it before its first step, when it
+        # could tell nobody), or broken by a defect of ours.
+        defect = None if task.cancelled() else task.exception()
+        if defect is not None:
+            _log.error("a flight broke by a defect", exc_info=defect)
         if not self.is_settled:
-            self.fail(ConnectionError("the fetch was cancelled"))
+            self.fail(ConnectionError("the fetch was cancelled or broke"))
         self.file()
 
     async def settled_or_cancelled(self) -> None:
