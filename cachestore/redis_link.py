@@ -46,7 +46,7 @@ class RedisLink:
         deadline_s: float,
         ca_file: Path | None = None,
         name: bytes = b"",
-        invalidation_prefix: bytes | None = None,
+        invalidation_prefixes: Sequence[bytes] = (),
         on_invalidate: Callable[[Sequence[bytes] | None], None] = _ignore,
         on_state: Callable[[bool, str], None] = _ignore,
     ) -> None:
@@ -57,7 +57,7 @@ class RedisLink:
             deadline_s: The longest any command waits, above 0.
             ca_file: Whom to trust for rediss:// instead of the system's CAs.
             name: The connection's name in Redis' CLIENT LIST.
-            invalidation_prefix: Keys whose changes by others are to be told of.
+            invalidation_prefixes: Keys that begin so: changes of them are to be told of.
             on_invalidate: Given the keys that changed; None: any may have.
             on_state: Told when the link goes up or down, and why; while it is
                 down, told of each new reason once.
@@ -72,7 +72,7 @@ class RedisLink:
         self._deadline_s = deadline_s
         self._handshake_s = max(_HANDSHAKE_MIN_S, deadline_s)
         self._name = name
-        self._invalidation_prefix = invalidation_prefix
+        self._invalidation_prefixes = invalidation_prefixes
         self._on_invalidate = on_invalidate
         self._on_state = on_state
         self._subscribers: dict[bytes, Callable[[bytes], None]] = {}
@@ -222,9 +222,10 @@ class RedisLink:
         steps: list[tuple[Argument, ...]] = [tuple(hello)]
         if address.database:
             steps.append((b"SELECT", address.database))
-        if self._invalidation_prefix is not None:
+        if self._invalidation_prefixes:
             tracking = (b"CLIENT", b"TRACKING", b"ON", b"BCAST", b"NOLOOP")
-            steps.append((*tracking, b"PREFIX", self._invalidation_prefix))
+            prefixes = [word for one in self._invalidation_prefixes for word in (b"PREFIX", one)]
+            steps.append((*tracking, *prefixes))
         replies = [(step, connection.execute(step)) for step in steps]
         for channel in self._subscribers:
             connection.execute((b"SUBSCRIBE", channel)).add_done_callback(_log_refusal)

@@ -63,6 +63,27 @@ def check_redis_url(url: str) -> str:
     return url
 
 
+def check_embedding_address(address: str) -> str:
+    try:
+        parts = urlsplit(address)
+        is_socket = parts.scheme == "unix" and not parts.netloc and len(parts.path) > len("/")
+        is_tcp = parts.scheme == "http" and bool(parts.hostname and parts.port)
+        is_bare = not parts.query and not parts.fragment and "@" not in parts.netloc
+        is_right = is_bare and (is_socket or (is_tcp and parts.path in ("", "/")))
+    except ValueError:
+        is_right = False
+    if address and not is_right:
+        raise ValueError("should be http://host:port or unix:///path")
+    return address.rstrip("/")
+
+
+def check_scripts(scripts: tuple[str, ...]) -> tuple[str, ...]:
+    for script in scripts:
+        if not (script.isascii() and script.isalpha()):
+            raise ValueError("should be names of Unicode scripts such as Latin, Han, Cyrillic")
+    return tuple(script.capitalize() for script in scripts)
+
+
 def check_header_names(names: tuple[str, ...]) -> tuple[str, ...]:
     for name in names:
         if not _HTTP_TOKEN.fullmatch(name):

@@ -36,7 +36,7 @@ FLAGS = {
 """The command-line flags that set a setting, by the setting's key."""
 
 _PREFIX = "RECOLLECT_"
-_SECRET_FILES = ("upstream.api_key", "tenancy.secret")
+_SECRET_FILES = ("upstream.api_key", "tenancy.secret", "semantic.token")
 _SHOWN_CHARACTERS = 80
 
 

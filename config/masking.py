@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 
 MASK = "********"
-SECRET_KEYS = frozenset({"upstream.api_key", "tenancy.secret", "admin.token"})
+SECRET_KEYS = frozenset({"upstream.api_key", "tenancy.secret", "admin.token", "semantic.token"})
 """The settings that are masked whole, by dotted key."""
 
 # Everything up to the last @ before the path: a password may itself hold an @ or a colon. A text

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from cachestore.leases import Leases
 from cachestore.memory_store import MemoryStore
 from cachestore.redis_link import RedisLink
-from cachestore.redis_store import RedisStore, entry_keys, entry_prefix
+from cachestore.redis_store import RedisStore, alias_prefix, entry_keys, entry_prefix
 from config.settings import Settings
+from embeddings.client import EmbeddingClient
 from proxy.boarding import Boarding
 from proxy.exchange import Message, Receive, Scope, Send
 from proxy.fast_path import FastPath
@@ -19,6 +20,7 @@ from proxy.lookup.answers import StoredAnswer
 from proxy.lookup.ask import Reader
 from proxy.lookup.peers import Peers
 from proxy.lookup.routes import Routes
+from proxy.lookup.semantic_tier import NoSemanticTier, SemanticTier
 from proxy.lookup.single_flight import Flights
 from proxy.lookup.tenants import Tenants
 from proxy.lookup.tiers import Tiers
@@ -44,6 +46,7 @@ class Worker:
     router: Router
     upstream: upstreams.Upstream
     link: RedisLink
+    embeddings: EmbeddingClient | None
     peers: Peers
     flights: Flights
     metrics: Metrics
@@ -59,6 +62,8 @@ class Worker:
         """Let what is under way be stored, then close connections."""
         await self.flights.stop()
         await self.peers.stop()
+        if self.embeddings is not None:
+            await self.embeddings.close()
         await self.link.close()
         await self.upstream.stop()
         self.metrics.flush()
@@ -101,7 +106,10 @@ def build(
         deadline_s=settings.redis.deadline_ms / 1000,
         ca_file=settings.redis.ca_file,
         name=b"recollect",
-        invalidation_prefix=entry_prefix(settings.redis.namespace),
+        invalidation_prefixes=(
+            entry_prefix(settings.redis.namespace),
+            alias_prefix(settings.redis.namespace),
+        ),
         on_invalidate=lambda names: tiers.invalidate(
             None if names is None else entry_keys(settings.redis.namespace, names)
         ),
@@ -116,6 +124,7 @@ def build(
     )
     leases = Leases(link, settings.redis.namespace, owner, _LEASE_S)
     tiers = Tiers(memory, redis, leases, metrics)
+    embeddings, semantic = _semantic(settings, tiers, metrics)
     flights = Flights(cache.max_entry_bytes)
     peers = Peers(link, settings.redis.namespace, owner, flights, cache.max_entry_bytes)
     key = settings.upstream.api_key
@@ -133,6 +142,7 @@ def build(
     fetcher = Fetcher(
         upstream=upstream,
         tiers=tiers,
+        semantic=semantic,
         leases=leases,
         peers=peers,
         metrics=metrics,
@@ -151,6 +161,7 @@ def build(
     handler = Handler(
         reader=Reader(Routes(settings), Tenants(tenancy_secret, names), cache.key_headers),
         tiers=tiers,
+        semantic=semantic,
         boarding=Boarding(flights=flights, fetcher=fetcher, forwarder=forwarder, replies=replies),
         forwarder=forwarder,
         replies=replies,
@@ -171,4 +182,20 @@ def build(
         admin_port=admin_port,
         logs_requests=settings.log.requests,
     )
-    return Worker(router, upstream, link, peers, flights, metrics, fast_path)
+    return Worker(router, upstream, link, embeddings, peers, flights, metrics, fast_path)
+
+
+def _semantic(
+    settings: Settings, tiers: Tiers, metrics: Metrics
+) -> tuple[EmbeddingClient | None, SemanticTier]:
+    """Return the way to the embedding process, if there is one, and the tier behind it."""
+    semantic = settings.semantic
+    if semantic.mode in (None, "off"):
+        return None, NoSemanticTier()
+    client = EmbeddingClient(
+        semantic.address,
+        semantic.token.get_secret_value() if semantic.token is not None else None,
+        semantic.deadline_ms / 1000,
+        on_state=metrics.embeddings_state,
+    )
+    return client, SemanticTier(client, tiers, metrics, semantic.min_score)

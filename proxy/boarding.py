@@ -160,6 +160,8 @@ class Boarding:
             query=exchange.query,
             headers=exchange.headers,
             named=exchange.named,
+            # What was found and refused is nearer than anything in other words could be.
+            may_be_meant=trip.forwarded == b"miss" and not is_alone and trip.failures == 0,
         )
         board_key = None if is_alone else trip.board_key
         flight = self._flights.open(trip.key, _form(trip), board_key, failures=trip.failures)
@@ -183,8 +185,8 @@ class Boarding:
             if _has_failed(flight) and await self._serve_stale(trip):
                 return True
             if head is None and isinstance(flight.landed, StoredAnswer):
-                if not flight.is_collapsed:
-                    return await self._serve_found(trip, flight.landed)
+                if flight.score is not None or not flight.is_collapsed:
+                    return await self._serve_found(trip, flight.landed, flight.score)
                 return await self._serve_landed(trip, flight.landed)
             if head is None or head.status != 200:
                 await self._tell_failure(trip, watcher)
@@ -210,7 +212,11 @@ class Boarding:
                     return True
             await flight.until(lambda f: f.is_settled or f.is_oversize)
             landed = flight.landed
-            return isinstance(landed, StoredAnswer) and await self._serve_landed(trip, landed)
+            if not isinstance(landed, StoredAnswer):
+                return False
+            if flight.score is not None:
+                return await self._serve_found(trip, landed, flight.score)
+            return await self._serve_landed(trip, landed)
         finally:
             watcher.leave()
 
@@ -243,12 +249,17 @@ class Boarding:
             return False
         return await self._replies.collapsed(trip.exchange, trip.ask, landed, trip.forwarded)
 
-    async def _serve_found(self, trip: Trip, found: StoredAnswer) -> bool:
-        """Answer with what another worker had stored by the time this one's turn came."""
+    async def _serve_found(self, trip: Trip, found: StoredAnswer, score: float | None) -> bool:
+        """Answer with what was stored already by the time this request's turn came.
+
+        Be it that another worker had stored it, or that it is the answer to the same question in
+        other words; `score` says how near those are.
+        """
+        outcome = Outcome.HIT_REDIS if score is None else Outcome.HIT_SEMANTIC
         match may_reuse(found, trip.ask.directives, self._clock(), trip.ask.route.rules):
             case Reuse() as reuse if matches_vary(found, trip.exchange.named):
                 return await self._replies.replay(
-                    trip.exchange, trip.ask, found, reuse, Outcome.HIT_REDIS
+                    trip.exchange, trip.ask, found, reuse, outcome, score=score
                 )
             case _:
                 return False

@@ -2,6 +2,7 @@
 
     lease ─ held elsewhere ─► follow that worker's flight
       │ ours (or Redis is away)
+      ├─► stored, as the answer to other words ─► alias
       └─► upstream ─► watchers, piece by piece ─► record ─► memory ─► Redis
 
 The task belongs to the flight, not to a request: it is cancelled when the last watcher leaves.
@@ -15,6 +16,8 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Final
 
+from cachestore.vector_record import Meaning
+
 from cachestore.errors import StoreError
 from cachestore.leases import Held, Lease, Leases
 from proxy.embeddings_batch import briefly, inputs_of, split
@@ -23,6 +26,7 @@ from proxy.lookup.ask import Ask
 from proxy.lookup.keys import input_keys
 from proxy.lookup.peers import Followed, PeerCut, Peers
 from proxy.lookup.policy import DoNotStore, Reason, Store, may_store
+from proxy.lookup.semantic_tier import Near, SemanticTier
 from proxy.lookup.single_flight import Flight, Head, Landed
 from proxy.lookup.tiers import Tiers
 from proxy.metrics import Metrics
@@ -78,6 +82,7 @@ class Order:
         query: The raw query string.
         headers: The request's header fields.
         named: The same by name.
+        may_be_meant: Whether the answer to the same question in other words will do.
     """
 
     ask: Ask
@@ -85,6 +90,7 @@ class Order:
     query: str
     headers: Headers
     named: dict[bytes, bytes]
+    may_be_meant: bool = False
 
 
 class Fetcher:
@@ -95,6 +101,7 @@ class Fetcher:
         *,
         upstream: Upstream,
         tiers: Tiers,
+        semantic: SemanticTier,
         leases: Leases,
         peers: Peers,
         metrics: Metrics,
@@ -103,6 +110,7 @@ class Fetcher:
     ) -> None:
         self._upstream = upstream
         self._tiers = tiers
+        self._semantic = semantic
         self._leases = leases
         self._peers = peers
         self._metrics = metrics
@@ -123,11 +131,12 @@ class Fetcher:
         lease = found if isinstance(found, Lease) else None
         try:
             if is_shared and lease is None:
-                lease = await self._lead_or_follow(flight, found)
+                aliases = order.ask.route.follows_aliases
+                lease = await self._lead_or_follow(flight, found, aliases)
                 if flight.is_settled:
                     return
             if lease is None:
-                await self._from_upstream(flight, order, None)
+                await self._meant_or_upstream(flight, order, None)
             else:
                 await self._under_lease(flight, order, lease)
         except UpstreamError as error:
@@ -139,7 +148,7 @@ class Fetcher:
             flight.fail(error)
 
     async def _lead_or_follow(
-        self, flight: Flight, found: StoredAnswer | Lease | Held | None
+        self, flight: Flight, found: StoredAnswer | Lease | Held | None, follows_aliases: bool
     ) -> Lease | None:
         """Return the lease if this worker is to fetch; else let the flight follow another's.
 
@@ -148,7 +157,7 @@ class Fetcher:
         for _ in range(_LOOKS):
             # Also when a lease has just been taken away: the flight before ours may have
             # stored the response meanwhile.
-            found = found or await self._look_again(flight.key)
+            found = found or await self._look_again(flight.key, follows_aliases)
             match found:
                 case None | Lease():
                     return found
@@ -172,17 +181,20 @@ class Fetcher:
                 flight.fail(FailedElsewhere(flight.failed_status))
                 return None
             if flight.is_whole:
-                answer = await self._tiers.fetch(flight.key)
+                answer = await self._tiers.fetch(flight.key, follows_aliases=follows_aliases)
                 flight.land(answer or Landed.UNSTORABLE)
                 return None
             found = None
-        if (answer := await self._tiers.fetch(flight.key)) and self._is_fresh(answer):
+        answer = await self._tiers.fetch(flight.key, follows_aliases=follows_aliases)
+        if answer is not None and self._is_fresh(answer):
             flight.land(answer)
         return None
 
-    async def _look_again(self, key: bytes) -> StoredAnswer | Lease | Held | None:
+    async def _look_again(
+        self, key: bytes, follows_aliases: bool
+    ) -> StoredAnswer | Lease | Held | None:
         """Return a fresh answer, or the right to fetch one, or who has that."""
-        found = await self._tiers.fetch_or_lease(key)
+        found = await self._tiers.fetch_or_lease(key, follows_aliases=follows_aliases)
         if not isinstance(found, StoredAnswer) or self._is_fresh(found):
             return found
         return await self._tiers.lease(key)
@@ -194,7 +206,7 @@ class Fetcher:
         flight.is_leading = True
         renewing = asyncio.get_running_loop().create_task(self._renew(lease))
         try:
-            await self._from_upstream(flight, order, lease)
+            await self._meant_or_upstream(flight, order, lease)
         finally:
             renewing.cancel()
             if not isinstance(flight.landed, StoredAnswer):
@@ -208,7 +220,20 @@ class Fetcher:
             except StoreError as error:
                 self._metrics.store_failed("lease", error)
 
-    async def _from_upstream(self, flight: Flight, order: Order, lease: Lease | None) -> None:
+    async def _meant_or_upstream(self, flight: Flight, order: Order, lease: Lease | None) -> None:
+        # Nothing of the request goes upstream before this is decided.
+        found = await self._semantic.look_up(order.ask) if order.may_be_meant else None
+        if isinstance(found, Near):
+            flight.score = found.score
+            flight.land(found.answer)
+            # Before the flight is over: who follows it from elsewhere finds the alias then.
+            await self._tiers.alias(flight.key, found.answer, lease)
+        else:
+            await self._from_upstream(flight, order, lease, found)
+
+    async def _from_upstream(
+        self, flight: Flight, order: Order, lease: Lease | None, meaning: Meaning | None
+    ) -> None:
         began = time.perf_counter()
         answer = await self._upstream.send(
             "POST", order.path, order.query, order.headers, order.ask.content
@@ -243,8 +268,10 @@ class Fetcher:
         await asyncio.sleep(0)
         for part in parts:
             # The last one ends the lease.
-            if await self._tiers.store(part, lease if part is parts[-1] else None):
+            if await self._tiers.store(part, lease if part is parts[-1] else None, meaning):
                 self._metrics.stored()
+                if meaning is not None:
+                    self._semantic.stored(part.key)
             else:
                 self._metrics.not_stored(Reason.FENCED)
 

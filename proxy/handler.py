@@ -1,9 +1,10 @@
 """A request's whole way through a cacheable endpoint, on one page.
 
     read ─ may it be looked up? ─ memory ─ Redis ─ may it be reused? ─► replay
-                 │ no                        │ miss
-                 ▼                           ▼
-              straight upstream        single flight ─► upstream ─► record ─► store
+                 │ no                        │ miss                        ▲
+                 ▼                           ▼                             │
+              straight upstream        single flight ─► in other words? ───┘
+                                             └─► upstream ─► record ─► store
 
 A fault of the cache is a miss; a fault of the upstream is the client's to see, unless a stale
 answer may stand in for it.
@@ -25,6 +26,7 @@ from proxy.lookup.answers import StoredAnswer
 from proxy.lookup.ask import Ask, Reader
 from proxy.lookup.keys import Unkeyable, exact_key, input_keys
 from proxy.lookup.policy import Bypass, Reason, Refuse, Reuse, may_look_up, may_reuse
+from proxy.lookup.semantic_tier import Near, SemanticTier
 from proxy.lookup.tiers import Tiers
 from proxy.metrics import Metrics, Outcome
 from proxy.replies import Replies
@@ -55,6 +57,7 @@ class Handler:
         *,
         reader: Reader,
         tiers: Tiers,
+        semantic: SemanticTier,
         boarding: Boarding,
         forwarder: Forwarder,
         replies: Replies,
@@ -65,6 +68,7 @@ class Handler:
     ) -> None:
         self._reader = reader
         self._tiers = tiers
+        self._semantic = semantic
         self._boarding = boarding
         self._forwarder = forwarder
         self._replies = replies
@@ -136,10 +140,11 @@ class Handler:
         # Who finds a flight under way need not ask Redis: its answer was not there.
         if answer is None and not self._boarding.is_under_way(key):
             tier = Outcome.HIT_REDIS
+            aliases = ask.route.follows_aliases
             if ask.directives.only_if_cached:
-                answer = await self._tiers.fetch(key)
+                answer = await self._tiers.fetch(key, follows_aliases=aliases)
             else:
-                match await self._tiers.fetch_or_lease(key):
+                match await self._tiers.fetch_or_lease(key, follows_aliases=aliases):
                     case StoredAnswer() as answer:
                         pass
                     case lease:
@@ -161,9 +166,17 @@ class Handler:
                         fallback=answer if on_error else None,
                     )
         if ask.directives.only_if_cached:
-            await self._not_cached(exchange)
+            if answer is not None or not await self._answer_as_meant(exchange, ask):
+                await self._not_cached(exchange)
             return
         await self._boarding.answer(trip)
+
+    async def _answer_as_meant(self, exchange: Exchange, ask: Ask) -> bool:
+        """Answer with what answers the same question in other words, if there is such."""
+        found = await self._semantic.look_up(ask)
+        return isinstance(found, Near) and await self._replies.replay(
+            exchange, ask, found.answer, found.reuse, Outcome.HIT_SEMANTIC, score=found.score
+        )
 
     def _may_reuse(self, exchange: Exchange, ask: Ask, answer: StoredAnswer) -> Reuse | Refuse:
         if not matches_vary(answer, exchange.named):

@@ -6,6 +6,7 @@ the supervisor through PROMETHEUS_MULTIPROC_DIR), and any worker's `/metrics` ad
 """
 
 import asyncio
+import logging
 from bisect import bisect_left
 from collections.abc import Sequence
 from enum import StrEnum
@@ -24,7 +25,9 @@ from prometheus_client.multiprocess import MultiProcessCollector
 
 from cachestore.errors import StoreError, StoreRefused
 from proxy.lookup.answers import StoredAnswer
+from proxy.lookup.meaning import ExactOnly
 from proxy.lookup.policy import Reason
+from proxy.lookup.semantic_tier import Looked
 
 CONTENT_TYPE: Final = b"text/plain; version=0.0.4; charset=utf-8"
 
@@ -34,6 +37,7 @@ class Outcome(StrEnum):
 
     HIT_MEMORY = "hit-memory"
     HIT_REDIS = "hit-redis"
+    HIT_SEMANTIC = "hit-semantic"
     STALE = "stale"
     PARTIAL = "partial"
     MISS = "miss"
@@ -47,12 +51,16 @@ class Outcome(StrEnum):
     DEFECT = "defect"
 
 
+_log = logging.getLogger("recollect.semantic")
+
 _ENDPOINTS: Final = ("chat", "completions", "embeddings", "responses", "other")
 _REQUEST_S: Final = (
     *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
     *(1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0),
 )
 _LOOKUP_S: Final = (0.00001, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.1, 0.5)
+_SCORE: Final = (0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.92, 0.94, 0.95, 0.96, 0.97, 0.98, 0.99, 1.0)
+_TIERS: Final = ("memory", "redis", "semantic")
 _UPSTREAM_S: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 
 _requests = Counter(
@@ -66,6 +74,22 @@ _request_s = Histogram(
 )
 _lookup_s = Histogram(
     "recollect_lookup_seconds", "Time of one look-up in one tier.", ["tier"], buckets=_LOOKUP_S
+)
+_semantic_lookups = Counter(
+    "recollect_semantic_lookups", "Look-ups by meaning, by how they ended.", ["outcome"]
+)
+_exact_only = Counter(
+    "recollect_semantic_exact_only", "Misses not looked up by meaning, by reason.", ["reason"]
+)
+_score = Histogram(
+    "recollect_semantic_score",
+    "Cosine between a question and the nearest one stored in its partition.",
+    buckets=_SCORE,
+)
+_embeddings_up = Gauge(
+    "recollect_embeddings_up",
+    "Whether every worker asks the embedding process (1), or has stopped as it failed (0).",
+    multiprocess_mode="livemin",
 )
 _first_byte_s = Histogram(
     "recollect_upstream_first_byte_seconds",
@@ -155,7 +179,10 @@ class Metrics:
             for outcome in Outcome
         }
         self._request_s = {o: _Times(_request_s.labels(o), _REQUEST_S) for o in Outcome}
-        self._lookup_s = {t: _Times(_lookup_s.labels(t), _LOOKUP_S) for t in ("memory", "redis")}
+        self._lookup_s = {t: _Times(_lookup_s.labels(t), _LOOKUP_S) for t in _TIERS}
+        self._semantic_lookups = {outcome: _semantic_lookups.labels(outcome) for outcome in Looked}
+        self._exact_only = {reason: _exact_only.labels(reason) for reason in ExactOnly}
+        self._score = _Times(_score, _SCORE)
         self._first_byte_s = _Times(_first_byte_s, _UPSTREAM_S)
         self._upstream_s = _Times(_upstream_s, _UPSTREAM_S)
         self._bypasses = {reason: _bypasses.labels(reason) for reason in Reason}
@@ -174,6 +201,7 @@ class Metrics:
         self._memory: tuple[int, int] = (0, 0)
         self._is_redis_up = False
         _redis_up.set(0)
+        _embeddings_up.set(1)
         self._counted: dict[Counter, float] = {}
         self._timed: set[_Times] = set()
         self._flushing: asyncio.TimerHandle | None = None
@@ -191,8 +219,20 @@ class Metrics:
         self._count(_upstream_s_saved, answer.upstream_s)
 
     def looked_up(self, tier: str, seconds: float) -> None:
-        """Count one look-up in `tier` ("memory" or "redis")."""
+        """Count one look-up in `tier` ("memory", "redis" or "semantic")."""
         self._time(self._lookup_s[tier], seconds)
+
+    def meant(self, outcome: Looked) -> None:
+        """Count how a look-up by meaning ended."""
+        self._count(self._semantic_lookups[outcome])
+
+    def exact_only(self, reason: ExactOnly) -> None:
+        """Count a miss that is not looked up by meaning."""
+        self._count(self._exact_only[reason])
+
+    def nearest(self, score: float) -> None:
+        """Note how near the nearest stored question was."""
+        self._time(self._score, score)
 
     def store_failed(self, operation: str, error: StoreError) -> None:
         """Count a failed Redis operation ("get", "put" or "lease")."""
@@ -239,6 +279,14 @@ class Metrics:
         if self._is_redis_up and not is_up:
             _redis_outages.inc()
         self._is_redis_up = is_up
+
+    def embeddings_state(self, is_up: bool, reason: str) -> None:
+        """Note whether this worker asks the embedding process."""
+        _embeddings_up.set(1 if is_up else 0)
+        if is_up:
+            _log.info("the embedding process answers again")
+        else:
+            _log.warning("the embedding process is not asked for now: %s", reason)
 
     def flush(self) -> None:
         """Write what was gathered."""

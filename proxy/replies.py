@@ -48,10 +48,26 @@ class Replies:
         self._clock = clock
 
     async def replay(
-        self, exchange: Exchange, ask: Ask, answer: StoredAnswer, reuse: Reuse, outcome: Outcome
+        self,
+        exchange: Exchange,
+        ask: Ask,
+        answer: StoredAnswer,
+        reuse: Reuse,
+        outcome: Outcome,
+        *,
+        score: float | None = None,
     ) -> bool:
-        """Answer with a hit; False, with nothing sent, where `answer` lacks what was asked for."""
-        status = hit_status(reuse.ttl_s)
+        """Answer with a hit; False, with nothing sent, where `answer` lacks what was asked for.
+
+        Args:
+            exchange: Where it was asked.
+            ask: What was asked.
+            answer: The stored response.
+            reuse: Its age and remaining freshness.
+            outcome: For metrics and logs.
+            score: For an answer to other words: how near those are (cosine).
+        """
+        status = hit_status(reuse.ttl_s, score)
         is_sent = await self._send(
             exchange, ask, answer, cache_status=status, age_s=reuse.age_s, outcome=outcome
         )
@@ -151,9 +167,11 @@ class Replies:
         return status
 
 
-def hit_status(ttl_s: float) -> bytes:
+def hit_status(ttl_s: float, score: float | None = None) -> bytes:
     """Return `Cache-Status` for a hit that is fresh for `ttl_s` more (RFC 9211 §2.1, §2.4)."""
-    return b"recollect; hit; ttl=%d; detail=exact" % int(ttl_s)
+    if score is None:
+        return b"recollect; hit; ttl=%d; detail=exact" % int(ttl_s)
+    return b"recollect; hit; ttl=%d; detail=semantic; score=%.3f" % (int(ttl_s), score)
 
 
 def made_fresh(template: bytes, endpoint: Endpoint, now: float) -> bytes:

@@ -23,6 +23,8 @@ from config.load import SettingsError, data_folder
 from config.settings import Settings
 from proxy import logs
 from proxy.data_folder import DataFolderError, make_data_folder, tenancy_secret
+from proxy.embedding.keeper import EmbeddingKeeper
+from proxy.embedding.start import decided
 from proxy.listening import ListenError, listen, url_of
 from proxy.redis_keeper import RedisKeeper
 from proxy.worker_process import WorkerProcess
@@ -60,7 +62,7 @@ def serve(settings: Settings, reload: Callable[[], Settings]) -> int:
     logs.configure(settings.log.level)
     try:
         return asyncio.run(_serve(settings, reload))
-    except (ListenError, DataFolderError) as error:
+    except (ListenError, DataFolderError, SettingsError) as error:
         _log.error("%s", error)
         return 1
 
@@ -88,8 +90,20 @@ async def _serve(settings: Settings, reload: Callable[[], Settings]) -> int:
             made_secret=made_secret,
         )
         listeners = [one for one in (data_listener, admin_listener) if one is not None]
+        embeddings = EmbeddingKeeper(
+            data_folder(settings, os.environ),
+            inheritance.run_dir,
+            inheritance.lifeline_fd,
+            lambda: redis.url if redis else supervisor.redis_url,
+        )
         supervisor = _Supervisor(
-            settings, reload, inheritance, redis, listening=listening, listeners=listeners
+            decided(settings, embeddings.address),
+            lambda: decided(reload(), embeddings.address),
+            inheritance,
+            redis,
+            embeddings,
+            listening=listening,
+            listeners=listeners,
         )
         return await supervisor.run()
 
@@ -136,6 +150,7 @@ class _Supervisor:
         reload: Callable[[], Settings],
         inheritance: _Inheritance,
         redis: RedisKeeper | None,
+        embeddings: EmbeddingKeeper,
         *,
         listening: str,
         listeners: Sequence[socket.socket],
@@ -144,6 +159,8 @@ class _Supervisor:
         self._reload = reload
         self._inheritance = inheritance
         self._redis = redis
+        self._embeddings = embeddings
+        self._embeddings_task: asyncio.Task[None] | None = None
         self._listening = listening
         self._listeners = listeners
         self._had_terminal = sys.stderr.isatty()
@@ -154,6 +171,11 @@ class _Supervisor:
         self._stop = asyncio.Event()
         self._exit_code = 0
 
+    @property
+    def redis_url(self) -> str:
+        """The Redis that the settings in effect name."""
+        return self._settings.redis.url
+
     async def run(self) -> int:
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._on_stop)
@@ -162,6 +184,7 @@ class _Supervisor:
         if self._redis:
             await self._redis.start()
         self._open_slots()
+        self._apply_embeddings()
         await self._stop.wait()
         tasks = [slot.task for slot in self._slots.values() if slot.task]
         for task in tasks:
@@ -174,6 +197,9 @@ class _Supervisor:
         for worker in self._alive:
             worker.end()
         await asyncio.gather(*(worker.ended for worker in self._alive))
+        if self._embeddings_task is not None:
+            await self._embeddings_task
+        await self._embeddings.stop()
         if self._redis:
             await self._redis.stop()
         return self._exit_code
@@ -183,6 +209,7 @@ class _Supervisor:
             _log.warning("told to end again: not waiting for answers begun")
             for worker in self._alive:
                 worker.kill()
+            self._embeddings.kill()
         else:
             _log.info("told to end: finishing the answers begun")
             self._stop.set()
@@ -200,8 +227,21 @@ class _Supervisor:
         self._settings = self._keep_fixed(settings)
         _log.info("settings read again: replacing the workers one by one")
         self._open_slots()
+        self._apply_embeddings()
         for slot in self._slots.values():
             slot.woken.set()
+
+    def _apply_embeddings(self) -> None:
+        """Have the embedding process that the settings in effect ask for, one change at a time."""
+        before = self._embeddings_task
+
+        async def apply() -> None:
+            if before is not None:
+                await before
+            await self._embeddings.apply(self._settings)
+
+        self._embeddings_task = asyncio.get_running_loop().create_task(apply())
+        self._embeddings_task.add_done_callback(self._on_task_done)
 
     def _keep_fixed(self, settings: Settings) -> Settings:
         """Return `settings`, but for those that need a restart: these stay, which is logged."""

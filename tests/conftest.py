@@ -7,6 +7,7 @@ import pytest
 
 from tests.support.fake_upstream import FakeUpstream
 from tests.support.recollect_server import RecollectServer, StartRecollect
+from tests.support.redis8_cluster import NoRedis8, Redis8Cluster, redis8_command
 from tests.support.redis_fault import RedisFault
 from tests.support.redis_server import RedisServer
 
@@ -41,6 +42,31 @@ def redis_fault(own_redis: RedisServer) -> Iterator[RedisFault]:
     proxy = RedisFault(own_redis.port)
     yield proxy
     proxy.close()
+
+
+@pytest.fixture(scope="session")
+def _redis8() -> None:
+    """Skip where there is no Redis 8 and none can be fetched."""
+    try:
+        redis8_command()
+    except NoRedis8 as error:
+        pytest.skip(f"without Redis 8 vector sets are not tested: {error}")
+
+
+@pytest.fixture(scope="session")
+def redis8_cluster(_redis8: None) -> Iterator[Redis8Cluster]:
+    """One real cluster with vector sets for tests that keep to a namespace of their own."""
+    cluster = Redis8Cluster()
+    yield cluster
+    cluster.close()
+
+
+@pytest.fixture
+def own_redis8_cluster(_redis8: None) -> Iterator[Redis8Cluster]:
+    """A real cluster to be hurt."""
+    cluster = Redis8Cluster()
+    yield cluster
+    cluster.close()
 
 
 @pytest.fixture(scope="module")

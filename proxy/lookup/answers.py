@@ -13,7 +13,7 @@ import orjson
 from cachestore.entry import StoredResponse
 from proxy.wire.endpoint import Endpoint, Form
 from proxy.wire.record import Recording
-from proxy.wire.replay import render
+from proxy.wire.replay import fresh, render
 
 _OVERHEAD_BYTES: Final = 800
 """What an entry costs in memory beside its content, measured over 100,000 small entries."""
@@ -139,6 +139,18 @@ def read_stored(stored: StoredResponse) -> StoredAnswer:
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError("not a stored answer of this version") from error
+
+
+def said_by(answer: StoredAnswer) -> str | None:
+    """Return the text of a chat completion that says nothing but a text, else None."""
+    template, _ = answer.template(Form.JSON, False)
+    if template is None:
+        return None
+    match orjson.loads(fresh(template, b"", b"0")):
+        case {"choices": [{"message": {"content": str(text), **more}}]}:
+            extra = {name for name, value in more.items() if value not in (None, [], "")}
+            return text if extra <= {"role"} else None
+    return None
 
 
 _Kind = TypeVar("_Kind", int, float, str)

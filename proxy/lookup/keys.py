@@ -125,7 +125,7 @@ def exact_key(request: CacheableRequest, scope: KeyScope) -> bytes:
     Raises:
         Unkeyable: Two different numbers could have been read as one.
     """
-    return _digest(request.endpoint, scope, _canonical_body(request, scope))
+    return digest(FORMAT, request.endpoint, scope, canonical_body(request, scope))
 
 
 def input_keys(request: CacheableRequest, scope: KeyScope, inputs: Sequence[object]) -> list[bytes]:
@@ -134,15 +134,15 @@ def input_keys(request: CacheableRequest, scope: KeyScope, inputs: Sequence[obje
     Raises:
         Unkeyable: Two different numbers could have been read as one.
     """
-    body = _canonical_body(request, scope)
+    body = canonical_body(request, scope)
     keys = []
     for item in inputs:
         body["input"] = [_plain_numbers(item)]
-        keys.append(_digest(request.endpoint, scope, body))
+        keys.append(digest(FORMAT, request.endpoint, scope, body))
     return keys
 
 
-def _canonical_body(request: CacheableRequest, scope: KeyScope) -> JsonObject:
+def canonical_body(request: CacheableRequest, scope: KeyScope) -> JsonObject:
     """Return the part of the body that counts, in the form in which it counts.
 
     Raises:
@@ -168,10 +168,18 @@ def _canonical_body(request: CacheableRequest, scope: KeyScope) -> JsonObject:
     return kept
 
 
-def _digest(endpoint: Endpoint, scope: KeyScope, body: JsonObject) -> bytes:
+def digest(kind: str, endpoint: Endpoint, scope: KeyScope, body: JsonObject) -> bytes:
+    """Return 32 bytes that stand for `body` within its scope.
+
+    Args:
+        kind: What they are for; no two kinds ever give the same.
+        endpoint: Where it was sent to.
+        scope: What counts beside it.
+        body: From `canonical_body`, or made of that.
+    """
     # A list, so that no part can run into the next one.
     parts = [
-        FORMAT,
+        kind,
         scope.tenant,
         scope.namespace,
         endpoint.value,

@@ -238,7 +238,8 @@ class Peers:
             case Landed.UNSTORABLE | None:
                 how = Followed.UNSTORABLE
             case _:
-                how = Followed.FOUND if was_there else Followed.STORED
+                is_found = was_there or flight.score is not None
+                how = Followed.FOUND if is_found else Followed.STORED
         outcome = {"how": how.value, "failures": flight.failures, "status": flight.failed_status}
         follower.tell("landed", outcome)
 

@@ -6,7 +6,7 @@ from typing import Final
 
 from cachetools import LRUCache
 
-from config.settings import RouteSettings, Settings
+from config.settings import RouteSettings, SemanticMode, Settings
 from proxy.lookup.policy import RouteRules
 
 _REMEMBERED_MODELS: Final = 1000
@@ -24,6 +24,9 @@ class Route:
         is_shared: Whether all tenants share its stored responses.
         ignored: Top-level fields left out of the key.
         fold_defaults: Whether parameters at their default equal absent ones.
+        semantic: What the semantic tier does for these requests.
+        chains_history: Whether earlier turns also count as equal where the same stored responses
+            answered them.
     """
 
     rules: RouteRules
@@ -31,6 +34,13 @@ class Route:
     is_shared: bool
     ignored: frozenset[str]
     fold_defaults: bool
+    semantic: SemanticMode = "off"
+    chains_history: bool = False
+
+    @property
+    def follows_aliases(self) -> bool:
+        """Whether answers to other words may be given at all."""
+        return self.semantic == "on"
 
 
 class Routes:
@@ -60,7 +70,8 @@ class Routes:
 
 
 def _route(settings: Settings, route: RouteSettings) -> Route:
-    cache = settings.cache
+    cache, semantic = settings.cache, settings.semantic
+    mode = semantic.mode or "off"
     return Route(
         rules=RouteRules(
             cache=route.cache,
@@ -78,4 +89,6 @@ def _route(settings: Settings, route: RouteSettings) -> Route:
         is_shared=route.shared,
         ignored=frozenset(cache.ignore_fields) | frozenset(route.ignore_fields),
         fold_defaults=cache.fold_defaults if route.fold_defaults is None else route.fold_defaults,
+        semantic=mode if mode == "off" or route.semantic is None else route.semantic,
+        chains_history=(route.history or semantic.history) == "chain",
     )

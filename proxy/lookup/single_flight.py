@@ -88,6 +88,8 @@ class Flight:
         failed_status: The status code with which it failed; 502 where there was none.
         is_leading: It fetches the answer itself, so that other workers may follow it.
         is_collapsed: The answer comes from another worker's flight.
+        score: Where it landed on the answer to the same question in other words: how near those
+            are (cosine); else None.
         is_deserted: All watchers have left before its end; it is being cancelled.
     """
 
@@ -105,6 +107,7 @@ class Flight:
         self.failed_status = 502
         self.is_leading = False
         self.is_collapsed = False
+        self.score: float | None = None
         self.is_deserted = False
         self._max_bytes = max_bytes
         self._pieces: list[bytes] = []

@@ -1,5 +1,8 @@
 """The exact tier: this worker's memory, then Redis.
 
+A question that was answered by the answer to another has an *alias* here: its own key, and behind
+it the key of the response that answers both. An alias lives as long as that response.
+
 A fault of a store is a miss. It is caught, counted and logged here, and nowhere else.
 """
 
@@ -7,7 +10,10 @@ import asyncio
 import logging
 import time
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Final, Protocol
+
+from cachestore.vector_record import Meaning
+from cachetools import LRUCache
 
 from cachestore.entry import StoredResponse
 from cachestore.errors import StoreError, StoreRefused
@@ -16,6 +22,9 @@ from cachestore.memory_store import MemoryStore
 from cachestore.redis_store import RedisStore
 from proxy.lookup.answers import StoredAnswer, read_stored
 from proxy.wire.endpoint import Form
+
+_MOST_ALIASES: Final = 100_000
+"""Two keys each: some 20 MB at the most."""
 
 _log = logging.getLogger("recollect.tiers")
 
@@ -57,18 +66,27 @@ class Tiers:
         self._redis = redis
         self._leases = leases
         self._observer = observer
+        self._aliases: LRUCache[bytes, bytes] = LRUCache(_MOST_ALIASES)
         self._told: set[tuple[str, str]] = set()
         self._releasing: set[asyncio.Task[None]] = set()
 
     def peek(self, key: bytes) -> StoredAnswer | None:
-        """Return what this worker's memory holds under `key`."""
-        return self._memory.peek(key)
+        """Return what this worker's memory holds under `key`, or under what it is an alias of."""
+        answer = self._memory.peek(key)
+        if answer is None and (target := self._aliases.get(key)) is not None:
+            answer = self._memory.peek(target)
+        return answer
 
-    async def fetch(self, key: bytes) -> StoredAnswer | None:
-        """Return what Redis holds under `key`, and keep it in memory."""
+    async def fetch(self, key: bytes, *, follows_aliases: bool = False) -> StoredAnswer | None:
+        """Return what Redis holds under `key`, and keep it in memory.
+
+        Args:
+            key: The exact key.
+            follows_aliases: Whether it may be an alias.
+        """
         began = time.perf_counter()
         try:
-            stored = await self._redis.get(key)
+            stored = await self._redis.get(key, follows_aliases=follows_aliases)
         except StoreError as error:
             self._failed("get", error)
             return None
@@ -77,14 +95,11 @@ class Tiers:
             return None
         # No await from here to keep(): an invalidation that follows the reply on the wire
         # must find the answer in memory, to drop it.
-        try:
-            answer = read_stored(stored)
-        except ValueError:
-            return None
-        self.keep(answer)
-        return answer
+        return self._take_up(key, stored)
 
-    async def fetch_or_lease(self, key: bytes) -> StoredAnswer | Lease | Held | None:
+    async def fetch_or_lease(
+        self, key: bytes, *, follows_aliases: bool = False
+    ) -> StoredAnswer | Lease | Held | None:
         """Return what Redis holds under `key`; else take the lease on it, or say who has it.
 
         None where Redis cannot be asked: then there is nobody to agree with.
@@ -92,7 +107,7 @@ class Tiers:
         began = time.perf_counter()
         draft = self._leases.draft(key)
         try:
-            found = await self._redis.get_or_lease(draft)
+            found = await self._redis.get_or_lease(draft, follows_aliases=follows_aliases)
         except asyncio.CancelledError:
             # It is on its way, and may be granted to nobody.
             self.release_soon(draft)
@@ -104,11 +119,17 @@ class Tiers:
         if not isinstance(found, StoredResponse):
             return found
         # No await from here to keep(): see fetch().
+        return self._take_up(key, found)
+
+    def _take_up(self, key: bytes, stored: StoredResponse) -> StoredAnswer | None:
+        """Keep in memory what Redis held under `key`."""
         try:
-            answer = read_stored(found)
+            answer = read_stored(stored)
         except ValueError:
             return None
         self.keep(answer)
+        if answer.key != key:
+            self._aliases[key] = answer.key
         return answer
 
     async def lease(self, key: bytes) -> Lease | Held | None:
@@ -156,15 +177,22 @@ class Tiers:
             self._told.add(told)
             _log.warning("Redis refused to %s: %s", *told)
 
-    async def store(self, answer: StoredAnswer, lease: Lease | None) -> bool:
+    async def store(
+        self, answer: StoredAnswer, lease: Lease | None, meaning: Meaning | None = None
+    ) -> bool:
         """Store `answer` everywhere; under a lease only while that lease is still ours.
+
+        Args:
+            answer: What to store.
+            lease: Given back in the same step.
+            meaning: What was asked, for questions in other words to find it.
 
         Returns:
             False where the lease had passed to another: then nothing was stored. A Redis that
             cannot be reached leaves the answer in memory and counts as stored.
         """
         try:
-            stored = await self._redis.put(answer.stored_response(), lease)
+            stored = await self._redis.put(answer.stored_response(), lease, meaning)
         except StoreError as error:
             self._failed("put", error)
         else:
@@ -173,6 +201,20 @@ class Tiers:
                 self._memory.drop(answer.key)
                 return False
         return True
+
+    async def alias(self, key: bytes, answer: StoredAnswer, lease: Lease | None) -> None:
+        """Let `answer`, stored under a key of its own, be found under `key` as well.
+
+        Args:
+            key: The exact key of the same question in other words.
+            answer: The stored response.
+            lease: On `key`; given back in the same step.
+        """
+        self._aliases[key] = answer.key
+        try:
+            await self._redis.put_alias(key, answer.key, lease)
+        except StoreError as error:
+            self._failed("put", error)
 
     def release_soon(self, lease: Lease) -> None:
         """Give a lease back, without waiting for it."""
@@ -196,8 +238,11 @@ class Tiers:
         """Drop from memory what another has changed; None: anything may have changed."""
         if keys is None:
             self._memory.clear()
+            self._aliases.clear()
         else:
             for key in keys:
+                # Told of an alias, too; never of both under one key, as an entry comes first.
+                self._aliases.pop(key, None)
                 if self._memory.drop(key):
                     self._observer.evicted("invalidated")
         self._observer.memory_holds(self._memory.bytes, self._memory.entries)

@@ -218,7 +218,7 @@ def a_link(url: str, watcher: Watcher | None = None, **options: Any) -> RedisLin
     if watcher is not None:
         options |= {"on_state": watcher.on_state, "on_invalidate": watcher.on_invalidate}
     options.setdefault("deadline_s", DEADLINE_S)
-    options.setdefault("invalidation_prefix", b"test:e:")
+    options.setdefault("invalidation_prefixes", (b"test:e:",))
     return RedisLink(url, **options)
 
 

@@ -322,7 +322,7 @@ async def test_the_connection_has_its_name_and_database(real_redis: RealRedis) -
 async def test_without_a_prefix_nothing_is_tracked(real_redis: RealRedis) -> None:
     """Then only the reconnect is told."""
     watcher = Watcher()
-    link = a_link(real_redis.url, watcher, invalidation_prefix=None)
+    link = a_link(real_redis.url, watcher, invalidation_prefixes=())
     await link.start(5)
     with real_redis.client() as other:
         other.set("test:e:theirs", "1")

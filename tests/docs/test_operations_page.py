@@ -124,7 +124,7 @@ async def test_the_redis_user_has_all_the_rights_that_are_needed(own_redis: Redi
         own_redis.url.replace("//", "//recollect:PASSWORD@"),
         deadline_s=2.0,
         name=b"recollect",
-        invalidation_prefix=entry_prefix(namespace),
+        invalidation_prefixes=(entry_prefix(namespace),),
     )
     await link.start(5.0)
     try:

@@ -84,6 +84,8 @@ class RecollectServer:
             "server": {"port": 0, "data_dir": str(self._data_folder), "drain_s": DRAIN_S},
             "upstream": {"base_url": upstream_url},
             "redis": {"url": redis_url},
+            # Tests of the semantic tier switch it on; the others' prompts differ in a word or two.
+            "semantic": {"mode": "off"},
         }
         merged: dict[str, object] = dict(own)
         for name, section in settings.items():

@@ -1,0 +1,37 @@
+"""Where the embedding process' events are counted; metrics are the proxy's affair."""
+
+from typing import Literal, Protocol
+
+from embeddings.index import IndexStats
+
+LookUpOutcome = Literal["found", "nothing", "refused", "busy", "failed"]
+RebuildCause = Literal["start", "trimmed", "encoder", "store"]
+SnapshotOutcome = Literal["saved", "loaded", "unusable", "failed"]
+
+
+class Observer(Protocol):
+    """Counts what happens in the embedding process."""
+
+    def looked_up(self, outcome: LookUpOutcome) -> None:
+        """A look-up has been answered so."""
+
+    def encoded(self, texts: int, seconds: float) -> None:
+        """A batch of `texts` was encoded in `seconds`."""
+
+    def searched(self, queries: int, seconds: float) -> None:
+        """A batch of `queries` was searched in `seconds`."""
+
+    def queued(self, texts: int) -> None:
+        """So many texts wait now."""
+
+    def indexed(self, stats: IndexStats) -> None:
+        """The index holds this much now."""
+
+    def lag(self, seconds: float) -> None:
+        """So far is the index behind the change log."""
+
+    def rebuilt(self, cause: RebuildCause, seconds: float) -> None:
+        """The index was filled anew from the store."""
+
+    def snapshot(self, outcome: SnapshotOutcome, seconds: float) -> None:
+        """A snapshot was written or read."""

@@ -1,0 +1,344 @@
+"""The vectors of one partition: a flat tail, and a graph once there are many.
+
+What is added lies in the tail at once and is found by comparing with all of it. Past `GRAPH_AT`
+vectors a graph (HNSW, Malkov and Yashunin, arXiv 1603.09320, over vectors of 8 bits a number) takes
+the older ones over, some at a time, whenever its owner has time for `tend`. What leaves the tail is
+replaced by the tail's last; what leaves the graph stays in it as a dead row, until the graph is
+made anew without them.
+
+Not shared between threads, but for one thing: a graph that is `frozen` may be read by another.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from embeddings.encoder import Vector
+from embeddings.index import IndexedVector, Match
+
+GRAPH_AT: Final = 2000
+"""Where a search of the graph becomes as fast as of the tail: 0.11 ms; see benchmarks/index.py."""
+
+_LINKS: Final = 32
+_EF_SEARCH: Final = 64
+"""Neighbours looked at in the graph: recall 1.00 at 20,000 vectors, .99 at a million."""
+_EF_CONSTRUCTION: Final = 40
+_SPARE: Final = 4
+_LEAST_DEAD: Final = 500
+_DEAD_SHARE: Final = 0.25
+
+_TAIL_BYTES: Final = 330
+"""What a key takes beside its vector: itself, two dictionaries' places, a number; measured."""
+_GRAPH_ROW_BYTES: Final = 4 * 2 * _LINKS + 24
+
+
+@dataclass(slots=True)
+class Graph:
+    """The older vectors.
+
+    Attributes:
+        index: faiss' HNSW index.
+        keys: By row; None where the vector is dead.
+        expires_at: By row, Unix seconds.
+        generations: By row, of the sweep in which it was last added.
+        dead: Rows that are.
+    """
+
+    index: Any
+    keys: list[bytes | None]
+    expires_at: NDArray[np.float64]
+    generations: NDArray[np.int32]
+    dead: int = 0
+
+    @classmethod
+    def trained(cls, sample: NDArray[np.float32]) -> "Graph":
+        """Return an empty graph for vectors like those in `sample`, shape (n, dimension)."""
+        index = faiss.IndexHNSWSQ(
+            sample.shape[1],
+            faiss.ScalarQuantizer.QT_8bit,  # type: ignore[arg-type]  # the stub names the class
+            _LINKS,
+            faiss.METRIC_INNER_PRODUCT,
+        )
+        index.hnsw.efConstruction = _EF_CONSTRUCTION
+        index.train(sample)
+        return cls(index, [], np.empty(0, np.float64), np.empty(0, np.int32))
+
+    def add(
+        self,
+        keys: Sequence[bytes],
+        vectors: NDArray[np.float32],
+        expires_at: NDArray[np.float64],
+        generations: NDArray[np.int32],
+    ) -> int:
+        """Append rows; return the first one's number."""
+        first = len(self.keys)
+        end = first + len(keys)
+        if end > len(self.expires_at):
+            room = max(1024, 2 * end)
+            self.expires_at = np.resize(self.expires_at, room)
+            self.generations = np.resize(self.generations, room)
+        self.expires_at[first:end] = expires_at
+        self.generations[first:end] = generations
+        self.index.add(vectors)
+        self.keys.extend(keys)
+        return first
+
+    def without_dead(self) -> "Graph":
+        """Return the same without its dead rows. Reads only: may run on another thread."""
+        rows = np.array([row for row, key in enumerate(self.keys) if key is not None], np.int64)
+        vectors = np.empty((len(rows), self.index.d), np.float32)
+        for at, row in enumerate(rows):
+            self.index.reconstruct(int(row), vectors[at])
+        smaller = Graph.trained(vectors)
+        keys = [self.keys[row] for row in rows]
+        # A key may have died since the rows were listed; whoever takes the graph over looks.
+        smaller.add(
+            [key or b"" for key in keys], vectors, self.expires_at[rows], self.generations[rows]
+        )
+        return smaller
+
+
+class Partition:
+    """The vectors under one name."""
+
+    __slots__ = (
+        "_expires_at",
+        "_generations",
+        "_keys",
+        "_rows",
+        "_tail",
+        "dimension",
+        "frozen",
+        "graph",
+        "name",
+    )
+
+    def __init__(self, name: bytes, dimension: int) -> None:
+        """Start empty."""
+        self.name = name
+        self.dimension = dimension
+        self.graph: Graph | None = None
+        self.frozen = False
+        # A key's row: in the tail from 0 up, in the graph from -1 down.
+        self._rows: dict[bytes, int] = {}
+        self._keys: list[bytes] = []
+        self._tail = np.empty((0, dimension), np.float32)
+        self._expires_at = np.empty(0, np.float64)
+        self._generations = np.empty(0, np.int32)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @property
+    def keys(self) -> list[bytes]:
+        """All keys."""
+        return list(self._rows)
+
+    @property
+    def in_graph(self) -> int:
+        """Living vectors in the graph."""
+        return 0 if self.graph is None else len(self.graph.keys) - self.graph.dead
+
+    @property
+    def size_bytes(self) -> int:
+        """Memory it takes, estimated."""
+        size = 1000 + len(self._rows) * _TAIL_BYTES + self._tail.nbytes
+        if self.graph is not None:
+            size += len(self.graph.keys) * (self.dimension + _GRAPH_ROW_BYTES)
+        return size
+
+    def add(self, vector: IndexedVector, generation: int) -> None:
+        """Add one vector, in place of what was there under its key."""
+        row = self._rows.get(vector.key)
+        if row is not None and row < 0:
+            self._kill(row)
+            row = None
+        if row is None:
+            row = len(self._keys)
+            if row == len(self._tail):
+                self._make_room(max(1, 2 * row))
+            self._keys.append(vector.key)
+            self._rows[vector.key] = row
+        self._tail[row] = vector.vector
+        self._expires_at[row] = vector.expires_at
+        self._generations[row] = generation
+
+    def remove(self, key: bytes) -> bool:
+        """Forget one vector; say whether it was there."""
+        row = self._rows.pop(key, None)
+        if row is None:
+            return False
+        if row < 0:
+            self._kill(row)
+            return True
+        last = len(self._keys) - 1
+        if row != last:
+            moved = self._keys[last]
+            self._keys[row] = moved
+            self._rows[moved] = row
+            self._tail[row] = self._tail[last]
+            self._expires_at[row] = self._expires_at[last]
+            self._generations[row] = self._generations[last]
+        self._keys.pop()
+        if len(self._tail) > 4 * last + 8:
+            self._make_room(2 * last)
+        return True
+
+    def search(self, query: Vector, k: int, now: float) -> list[Match]:
+        """Return the `k` nearest that have not expired by `now`, best first."""
+        matches = self._search_tail(query, k, now)
+        if self.graph is not None:
+            matches += self._search_graph(self.graph, query, k, now)
+        matches.sort(key=lambda match: (-match.score, match.key))
+        return matches[:k]
+
+    def _search_tail(self, query: Vector, k: int, now: float) -> list[Match]:
+        count = len(self._keys)
+        if not count:
+            return []
+        scores = self._tail[:count] @ query
+        scores[self._expires_at[:count] <= now] = -np.inf
+        if count > k:
+            # All that score as the k-th does, so that equal scores are ordered by key.
+            least = np.partition(scores, count - k)[count - k]
+            rows = np.flatnonzero(scores >= least)
+        else:
+            rows = np.arange(count)
+        return [Match(self._keys[row], float(scores[row])) for row in rows if scores[row] > -np.inf]
+
+    def _search_graph(self, graph: Graph, query: Vector, k: int, now: float) -> list[Match]:
+        total = len(graph.keys)
+        wanted = k + _SPARE
+        while total:
+            wanted = min(wanted, total)
+            # Not in faiss' stub.
+            options = faiss.SearchParametersHNSW(  # type: ignore[attr-defined]
+                efSearch=max(_EF_SEARCH, 2 * wanted)
+            )
+            scores, rows = graph.index.search(query[None], wanted, params=options)
+            matches = [
+                Match(key, float(score))
+                for score, row in zip(scores[0], rows[0], strict=True)
+                if row >= 0 and (key := graph.keys[row]) is not None and graph.expires_at[row] > now
+            ]
+            if len(matches) >= k or wanted == total or wanted > 4096:
+                return matches
+            # Dead and expired ones were in the way.
+            wanted *= 8
+        return []
+
+    def expired(self, now: float) -> list[bytes]:
+        """Return the keys of what has expired by `now`."""
+        return self._where(self._expires_at, lambda graph: graph.expires_at, now)
+
+    def older_than(self, generation: int) -> list[bytes]:
+        """Return the keys of what was last added before `generation`."""
+        return self._where(self._generations, lambda graph: graph.generations, generation - 1)
+
+    def _where(self, tail: NDArray[Any], of_graph: Any, most: float) -> list[bytes]:
+        count = len(self._keys)
+        found = [self._keys[row] for row in np.flatnonzero(tail[:count] <= most)]
+        if self.graph is not None:
+            rows = np.flatnonzero(of_graph(self.graph)[: len(self.graph.keys)] <= most)
+            found += [key for row in rows if (key := self.graph.keys[row]) is not None]
+        return found
+
+    @property
+    def is_untidy(self) -> bool:
+        """Whether vectors should move from the tail into the graph."""
+        count = len(self._keys)
+        return not self.frozen and (count > 0 if self.graph is not None else count > GRAPH_AT)
+
+    def tend(self, most: int) -> None:
+        """Move at most `most` vectors from the tail into the graph."""
+        if not self.is_untidy:
+            return
+        if self.graph is None:
+            self.graph = Graph.trained(self._tail[: len(self._keys)])
+        count = len(self._keys)
+        first = max(0, count - most)
+        keys = self._keys[first:]
+        row = self.graph.add(
+            keys,
+            self._tail[first:count],
+            self._expires_at[first:count],
+            self._generations[first:count],
+        )
+        del self._keys[first:]
+        for offset, key in enumerate(keys):
+            self._rows[key] = -1 - row - offset
+        if len(self._tail) > 4 * first + 8:
+            self._make_room(max(8, 2 * first))
+
+    @property
+    def is_worn(self) -> bool:
+        """Whether so much of the graph is dead that it should be made anew."""
+        graph = self.graph
+        return (
+            graph is not None
+            and not self.frozen
+            and graph.dead > max(_LEAST_DEAD, _DEAD_SHARE * len(graph.keys))
+        )
+
+    def take_over(self, graph: Graph) -> None:
+        """Use `graph`, made of the one here while that was frozen, in its place."""
+        old = self.graph
+        for row, key in enumerate(graph.keys):
+            place = self._rows.get(key) if key else None
+            # Living only if the old graph still holds it: it may have gone, or be in the tail.
+            if key and place is not None and place < 0:
+                self._rows[key] = -1 - row
+                if old is not None:
+                    graph.expires_at[row] = old.expires_at[-1 - place]
+                    graph.generations[row] = old.generations[-1 - place]
+            else:
+                graph.keys[row] = None
+                graph.dead += 1
+        self.graph = graph
+
+    def tail(self) -> tuple[list[bytes], NDArray[np.float32], NDArray[np.float64]]:
+        """Return a copy of the tail: keys, vectors, times of expiry."""
+        count = len(self._keys)
+        return list(self._keys), self._tail[:count].copy(), self._expires_at[:count].copy()
+
+    def restore(
+        self,
+        keys: list[bytes],
+        vectors: NDArray[np.float32],
+        expires_at: NDArray[np.float64],
+        graph: Graph | None,
+    ) -> None:
+        """Become what was saved."""
+        self._keys = keys
+        self._tail = vectors
+        self._expires_at = expires_at
+        self._generations = np.zeros(len(keys), np.int32)
+        self._rows = {key: row for row, key in enumerate(keys)}
+        self.graph = graph
+        if graph is not None:
+            for row, key in enumerate(graph.keys):
+                if key is not None:
+                    self._rows[key] = -1 - row
+
+    def touch(self, generation: int) -> None:
+        """Take all that is here as added in `generation`."""
+        self._generations[:] = generation
+        if self.graph is not None:
+            self.graph.generations[:] = generation
+
+    def _kill(self, row: int) -> None:
+        if self.graph is not None:
+            self.graph.keys[-1 - row] = None
+            self.graph.dead += 1
+
+    def _make_room(self, rows: int) -> None:
+        count = len(self._keys)
+        for name in ("_tail", "_expires_at", "_generations"):
+            old = getattr(self, name)
+            new = np.empty((rows, *old.shape[1:]), old.dtype)
+            new[:count] = old[:count]
+            setattr(self, name, new)

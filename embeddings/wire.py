@@ -1,0 +1,204 @@
+"""What a worker and an embedding process say to each other, as bytes.
+
+A look-up is JSON; its answer is one line of JSON and behind it the text's own vector, raw, so that
+a worker can store it without ever touching its numbers. Bounded and strict on both sides: what is
+not exactly this is a WireError, never a guess.
+
+Imports nothing heavy: workers use it.
+"""
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import orjson
+
+KEY_BYTES: Final = 32
+PARTITION_BYTES: Final = 32
+MOST_BODY_BYTES: Final = 1024 * 1024
+MOST_TEXT_BYTES: Final = 64 * 1024
+MOST_MATCHES: Final = 64
+MOST_KEYS: Final = 4096
+
+_MOST_VECTOR_BYTES: Final = 64 * 1024
+_FLOAT_BYTES: Final = 4
+_FINGERPRINT: Final = re.compile(r"[0-9a-f]{32}")
+_REFUSED: Final = re.compile(r"[a-z-]{1,32}")
+# A cosine in float32 may exceed 1 by rounding, and by no more than this.
+_MOST_SCORE: Final = 1.001
+
+
+class WireError(ValueError):
+    """A message is not what it should be. The message says what, and never quotes a text."""
+
+
+@dataclass(frozen=True, slots=True)
+class LookUp:
+    """A question: what is stored near this text?
+
+    Attributes:
+        partition: 32 bytes; only what is stored under it is compared.
+        text: At most 64 KiB as UTF-8.
+        k: The most matches wanted, 1 … 64.
+    """
+
+    partition: bytes
+    text: str
+    k: int
+
+    def to_bytes(self) -> bytes:
+        """Return the request's body.
+
+        Raises:
+            WireError: A field is out of its range, or the text is not Unicode.
+        """
+        if len(self.partition) != PARTITION_BYTES or not 1 <= self.k <= MOST_MATCHES:
+            raise WireError("a field of the look-up is out of its range")
+        _check_text(self.text)
+        try:
+            return orjson.dumps({"partition": self.partition.hex(), "text": self.text, "k": self.k})
+        except orjson.JSONEncodeError as error:
+            raise WireError("the text is not Unicode") from error
+
+    @classmethod
+    def from_bytes(cls, body: bytes) -> "LookUp":
+        """Read a request's body.
+
+        Raises:
+            WireError: It is not a look-up.
+        """
+        match _json(body):
+            case {"partition": str(partition), "text": str(text), "k": int(k), **rest}:
+                if rest or isinstance(k, bool) or not 1 <= k <= MOST_MATCHES:
+                    raise WireError("a field of the look-up is unknown or out of its range")
+                _check_text(text)
+                return cls(_from_hex(partition, PARTITION_BYTES), text, k)
+        raise WireError("not a look-up")
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbour:
+    """A stored response whose text is near.
+
+    Attributes:
+        key: The stored response's key, 32 bytes.
+        score: Cosine, -1 … 1 but for rounding.
+    """
+
+    key: bytes
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The answer to a look-up.
+
+    Attributes:
+        matches: The nearest, best first; at most as many as were wanted.
+        fingerprint: The encoder's, 32 hexadecimal digits.
+        refused: Why the encoder has no vector for the text (`Refused`), None if it has.
+        vector: The text's vector, float32 little-endian; b"" if refused.
+    """
+
+    matches: tuple[Neighbour, ...]
+    fingerprint: str
+    refused: str | None
+    vector: bytes
+
+    def to_bytes(self) -> bytes:
+        """Return the answer's body."""
+        line = orjson.dumps(
+            {
+                "matches": [{"key": near.key.hex(), "score": near.score} for near in self.matches],
+                "fingerprint": self.fingerprint,
+                "refused": self.refused,
+            }
+        )
+        return b"%b\n%b" % (line, self.vector)
+
+    @classmethod
+    def from_bytes(cls, body: bytes) -> "Found":
+        """Read an answer's body.
+
+        Raises:
+            WireError: It is not the answer to a look-up.
+        """
+        line, newline, vector = body.partition(b"\n")
+        if not newline:
+            raise WireError("not an answer: no end of line")
+        match _json(line):
+            case {"matches": list(items), "fingerprint": str(fingerprint), "refused": why, **rest}:
+                is_valid = (
+                    not rest
+                    and len(items) <= MOST_MATCHES
+                    and _FINGERPRINT.fullmatch(fingerprint) is not None
+                    and _is_answer(why, len(items), len(vector))
+                )
+                if not is_valid:
+                    raise WireError("a field of the answer is unknown or out of its range")
+                return cls(tuple([_neighbour(item) for item in items]), fingerprint, why, vector)
+        raise WireError("not an answer")
+
+
+def keys_to_bytes(keys: Sequence[bytes]) -> bytes:
+    """Return the body of `/add` or `/remove`: at most MOST_KEYS keys of 32 bytes."""
+    return orjson.dumps({"keys": [key.hex() for key in keys]})
+
+
+def keys_from_bytes(body: bytes) -> list[bytes]:
+    """Read the body of `/add` or `/remove`.
+
+    Raises:
+        WireError: It is not a list of keys.
+    """
+    match _json(body):
+        case {"keys": list(keys), **rest} if not rest and len(keys) <= MOST_KEYS:
+            return [_from_hex(key, KEY_BYTES) for key in keys]
+    raise WireError("not a list of keys")
+
+
+def _json(body: bytes) -> Any:
+    if len(body) > MOST_BODY_BYTES:
+        raise WireError("too long")
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        # Its text quotes nothing, but its `doc` is the whole body.
+        raise WireError("not JSON") from error
+
+
+def _from_hex(digits: object, length: int) -> bytes:
+    # The length first: bytes.fromhex() skips blanks.
+    if isinstance(digits, str) and len(digits) == 2 * length:
+        try:
+            value = bytes.fromhex(digits)
+        except ValueError as error:
+            raise WireError("not hexadecimal") from error
+        if len(value) == length:
+            return value
+    raise WireError(f"not {length} bytes in hexadecimal")
+
+
+def _check_text(text: str) -> None:
+    # A character has at most four bytes: most texts need not be encoded to be known as short.
+    if 4 * len(text) > MOST_TEXT_BYTES and len(text.encode("utf-8", "replace")) > MOST_TEXT_BYTES:
+        raise WireError("the text is too long")
+
+
+def _neighbour(item: object) -> Neighbour:
+    match item:
+        case {"key": key, "score": float(score), **rest}:
+            if rest or not math.fabs(score) <= _MOST_SCORE:
+                raise WireError("a field of a match is unknown or out of its range")
+            return Neighbour(_from_hex(key, KEY_BYTES), score)
+    raise WireError("not a match")
+
+
+def _is_answer(why: object, matches: int, vector_bytes: int) -> bool:
+    """Say whether there is either a vector or a reason, and not both."""
+    if why is None:
+        return 0 < vector_bytes <= _MOST_VECTOR_BYTES and vector_bytes % _FLOAT_BYTES == 0
+    is_word = isinstance(why, str) and _REFUSED.fullmatch(why) is not None
+    return is_word and matches == 0 and vector_bytes == 0

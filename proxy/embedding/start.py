@@ -1,0 +1,81 @@
+"""What an embedding process is given at its start, and whether there can be one.
+
+Given over standard input, like a worker's: secrets are in it.
+"""
+
+import importlib.util
+from pathlib import Path
+from typing import BinaryIO, Final, Self
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from config.load import SettingsError
+from config.settings import REVEAL_SECRETS, Settings
+
+SOCKET_NAME: Final = "embeddings.sock"
+_NEEDED: Final = ("faiss", "numpy", "onnxruntime", "sentence_transformers", "tokenizers", "torch")
+
+
+class EmbeddingStart(BaseModel):
+    """Settings and inheritance of one embedding process.
+
+    Attributes:
+        settings: The settings in effect.
+        redis_url: Redis to follow; the private server's, if there is one.
+        folder: Where exported encoders and snapshots lie.
+        address: Where to listen.
+        lifeline_fd: Read end of a pipe that ends when the supervisor is gone; None without one.
+        run_dir: Private folder of the supervisor's run, $PROMETHEUS_MULTIPROC_DIR; "" without one.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    settings: Settings
+    redis_url: str = Field(repr=False)
+    folder: Path
+    address: str
+    lifeline_fd: int | None = None
+    run_dir: str = ""
+
+    def encode(self) -> bytes:
+        """Return the JSON document, secrets in clear."""
+        return self.model_dump_json(context=REVEAL_SECRETS).encode()
+
+    @classmethod
+    def read(cls, stream: BinaryIO) -> Self:
+        """Read the document up to the end of `stream`.
+
+        Raises:
+            ValueError: It is not one of ours.
+        """
+        return cls.model_validate_json(stream.read())
+
+
+def is_installed() -> bool:
+    """Return whether the extra `semantic` is there. Imports nothing of it."""
+    return all(importlib.util.find_spec(name) is not None for name in _NEEDED)
+
+
+def decided(settings: Settings, own_address: str) -> Settings:
+    """Return `settings` with `semantic.mode` and `semantic.address` as they come to.
+
+    Args:
+        settings: As they were read.
+        own_address: Where an embedding process of our own listens, if one is needed.
+
+    Raises:
+        SettingsError: The mode needs what is not installed.
+    """
+    semantic = settings.semantic
+    can_run = bool(semantic.address) or is_installed()
+    mode = semantic.mode or ("on" if can_run else "off")
+    if mode != "off" and not can_run:
+        raise SettingsError(
+            [
+                f'semantic.mode ("{mode}"): needs the extra "semantic" (make install '
+                "EXTRAS=semantic), or the semantic.address of an embedding process"
+            ]
+        )
+    address = semantic.address if mode == "off" else semantic.address or own_address
+    changed = semantic.model_copy(update={"mode": mode, "address": address})
+    return settings.model_copy(update={"semantic": changed})

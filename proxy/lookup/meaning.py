@@ -1,0 +1,281 @@
+"""What a request asks, in its own words, and all that must be equal before words are compared.
+
+A question is compared by meaning in one text only: the last thing the user said. Everything else
+is compared to the letter, by being part of the *partition*: tenant, model, system prompt, earlier
+turns, tools, parameters, and of the text itself what no encoder may be trusted with: figures,
+quotations, and whatever stands before the last paragraph of a long one. Only questions of one
+partition are ever compared, so that none of this is a filter that could be forgotten.
+
+Some requests are answered by the exact tier only; each for a named reason.
+
+Pure: the same request gives the same partition on every machine.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Any, Final
+
+from proxy.lookup.keys import KeyScope, canonical_body, digest, exact_key
+from proxy.wire.endpoint import Endpoint
+from proxy.wire.request import CacheableRequest, JsonObject
+
+FORMAT: Final = "recollect-partition-1"
+"""Part of every partition: whoever changes what it is made of changes this."""
+
+COMPARED_CHARS: Final = 600
+"""Of a longer text only the end is compared by meaning: about half an encoder's window of 256
+tokens, and so short that one changed word moves the vector. See benchmarks/long_texts.py."""
+
+_FEWEST_WORDS: Final = 3
+_TEXT_PARTS: Final = ("text", "input_text")
+_TOOL_ROLES: Final = ("tool", "function")
+_PLAIN_ANSWER: Final = frozenset({"role", "content"})
+
+# Han, kana and Hangul are written without blanks: two characters stand for a word.
+_DENSE: Final = re.compile("[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af]")
+_WORD: Final = re.compile(r"\w+")
+_FIGURE: Final = re.compile(r"\S*\d\S*")
+_QUOTED: Final = re.compile(
+    r"\"[^\"\n]+\"|`[^`]+`|“[^”]+”|«[^»]+»|„[^“”]+[“”]|「[^」]+」|『[^』]+』"
+)
+_OUTER: Final = "\"'`.,;:!?()[]{}<>“”„«»「」『』、。，！？；：…"
+# Words that say nothing without the turn before. English and some neighbours, as an encoder for
+# them is the default; a turn of one or two words is left out in any language.
+_LEANING_FIRST: Final = frozenset(
+    {"and", "also", "but", "continue", "go", "more", "next", "ok", "okay", "or", "so", "then"}
+    | {"again", "yes", "yeah", "yep", "no", "nope", "sure", "thanks", "please", "same"}
+    | {"und", "aber", "ja", "nein", "weiter", "noch", "et", "oui", "non", "encore", "y", "sí", "e"}
+)
+_LEANING_ANYWHERE: Final = frozenset(
+    {"it", "its", "this", "that", "these", "those", "them", "they", "their", "he", "she", "him"}
+    | {"her", "his", "instead", "former", "latter"}
+)
+_LEANING_LAST: Final = frozenset(
+    {"above", "previous", "last", "first", "second", "third", "other", "one", "ones", "next"}
+)
+_MOST_WORDS_OF_LEANING: Final = 6
+_PARAGRAPH: Final = re.compile(r"\n[ \t]*\n\s*")
+_LINE: Final = re.compile(r"\n\s*")
+_SENTENCE: Final = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])\s*")
+
+
+class ExactOnly(StrEnum):
+    """Why a request is not compared by meaning."""
+
+    ENDPOINT = "endpoint"
+    """Embeddings: its answer is about the very letters."""
+    TURN = "turn"
+    """The last turn is not the user's, or not of a form that is known."""
+    MEDIA = "media"
+    """The last turn has more than text, or the conversation holds images or sound."""
+    TOOL = "tool"
+    """A tool was called earlier in the conversation: what it found stands behind the question."""
+    TOKENS = "tokens"
+    """The prompt is given as numbers of tokens, or there are several."""
+    ECHO = "echo"
+    """The answer repeats the prompt."""
+    SHORT = "short"
+    """One or two words."""
+    LEANING = "leaning"
+    """A short turn that says nothing without what was said before."""
+    LONG = "long"
+    """The last paragraph, line and sentence are all longer than what is compared."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What is compared.
+
+    Attributes:
+        partition: 32 bytes; only questions with the same are compared.
+        text: What is compared by meaning.
+    """
+
+    partition: bytes
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Earlier:
+    """The conversation up to an answer that the request repeats.
+
+    Attributes:
+        key: The exact key of the request to which that was the answer.
+        said: What the answer was, as the request repeats it.
+    """
+
+    key: bytes
+    said: str
+
+
+def question_of(
+    request: CacheableRequest, scope: KeyScope, answered_by: bytes | None = None
+) -> Question | ExactOnly:
+    """Return what is compared of `request`, or why nothing is.
+
+    Args:
+        request: What was sent.
+        scope: What counts beside its body.
+        answered_by: The key of the stored response that is the last answer in its history; then
+            this stands for the whole history (see `earlier`).
+
+    Raises:
+        Unkeyable: See `exact_key`.
+    """
+    match request.endpoint:
+        case Endpoint.EMBEDDINGS:
+            return ExactOnly.ENDPOINT
+        case Endpoint.COMPLETIONS:
+            return _of_prompt(request, scope)
+        case Endpoint.CHAT:
+            return _of_turns(request, scope, "messages", answered_by)
+        case Endpoint.RESPONSES:
+            return _of_turns(request, scope, "input", None)
+
+
+def earlier(request: CacheableRequest, scope: KeyScope) -> Earlier | None:
+    """Return what came before the last turn, if that ends in an answer of the model's."""
+    if request.endpoint is not Endpoint.CHAT:
+        return None
+    messages = request.body.get("messages", ())
+    if len(messages) < 3 or messages[-2].get("role") != "assistant":
+        return None
+    answer = {name: value for name, value in messages[-2].items() if value not in (None, [], "")}
+    if answer.keys() != _PLAIN_ANSWER or type(answer["content"]) is not str:
+        return None
+    asked = replace(request, body={**request.body, "messages": messages[:-2]})
+    return Earlier(exact_key(asked, scope), answer["content"])
+
+
+def _of_prompt(request: CacheableRequest, scope: KeyScope) -> Question | ExactOnly:
+    body = canonical_body(request, scope)
+    prompt = body.get("prompt")
+    if type(prompt) is list and len(prompt) == 1:
+        prompt = prompt[0]
+    if type(prompt) is not str:
+        return ExactOnly.TOKENS
+    if body.get("echo"):
+        return ExactOnly.ECHO
+    cut = _cut(prompt)
+    if isinstance(cut, ExactOnly):
+        return cut
+    body["prompt"] = cut.partition
+    return Question(digest(FORMAT, request.endpoint, scope, body), cut.text)
+
+
+def _of_turns(
+    request: CacheableRequest, scope: KeyScope, name: str, answered_by: bytes | None
+) -> Question | ExactOnly:
+    body = canonical_body(request, scope)
+    turns = body.get(name)
+    if type(turns) is str:
+        # The Responses API's short form of one turn.
+        turns = [{"role": "user", "content": turns}]
+    if type(turns) is not list or not turns or not all(type(turn) is dict for turn in turns):
+        return ExactOnly.TURN
+    *history, last = turns
+    if any(_is_about_tools(turn) for turn in turns):
+        return ExactOnly.TOOL
+    if any(_has_media(turn) for turn in turns):
+        return ExactOnly.MEDIA
+    if last.get("role") != "user" or last.get("type", "message") != "message":
+        return ExactOnly.TURN
+    content = last.get("content")
+    beside: list[Any] = []
+    if type(content) is list and content:
+        # What stands in parts of its own before the last one is often what the question is about.
+        beside = [*content[:-1], {**content[-1], "text": None}]
+        content = content[-1].get("text")
+    if type(content) is not str:
+        return ExactOnly.TURN
+    cut = _cut(content)
+    if isinstance(cut, ExactOnly):
+        return cut
+    body[name] = [
+        *(history if answered_by is None else [answered_by.hex()]),
+        {**last, "content": [*beside, cut.partition]},
+    ]
+    return Question(digest(FORMAT, request.endpoint, scope, body), cut.text)
+
+
+def _is_about_tools(turn: JsonObject) -> bool:
+    return (
+        turn.get("role") in _TOOL_ROLES
+        or bool(turn.get("tool_calls") or turn.get("function_call"))
+        or turn.get("type", "message") not in ("message", *_TEXT_PARTS)
+    )
+
+
+def _has_media(turn: JsonObject) -> bool:
+    content = turn.get("content")
+    return bool(turn.get("audio")) or (
+        type(content) is list and not all(_is_text(part) for part in content)
+    )
+
+
+def _is_text(part: Any) -> bool:
+    return (
+        type(part) is dict
+        and part.get("type") in (*_TEXT_PARTS, "output_text", "refusal")
+        and (type(part.get("text")) is str or part.get("type") == "refusal")
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Cut:
+    """A text, parted: what is compared by meaning, and what to the letter."""
+
+    text: str
+    partition: JsonObject
+
+
+def _cut(whole: str) -> _Cut | ExactOnly:
+    text = whole.strip()
+    start = 0
+    if len(text) > COMPARED_CHARS:
+        start = _last_part(text)
+        if len(text) - start > COMPARED_CHARS:
+            return ExactOnly.LONG
+    compared = text[start:]
+    words = _WORD.findall(compared.casefold())
+    if (leaning := _leaning(words, compared)) is not None:
+        return leaning
+    begin = whole.find(text)
+    return _Cut(
+        compared,
+        {
+            # Outer white space changes how a prompt is completed.
+            "around": [whole[:begin], whole[begin + len(text) :]],
+            "before": text[:start],
+            "figures": [figure.casefold().strip(_OUTER) for figure in _FIGURE.findall(compared)],
+            "quoted": _QUOTED.findall(compared),
+        },
+    )
+
+
+def _last_part(text: str) -> int:
+    """Return where the last paragraph begins; if that is too long, the last line, or sentence."""
+    start = 0
+    for boundary in (_PARAGRAPH, _LINE, _SENTENCE):
+        for found in boundary.finditer(text, start):
+            start = found.end()
+        if len(text) - start <= COMPARED_CHARS:
+            break
+    return start
+
+
+def _leaning(words: Sequence[str], text: str) -> ExactOnly | None:
+    dense = len(_DENSE.findall(text))
+    # Each run of dense characters counted as one word, too.
+    count = len(words) + dense // 2
+    if count < _FEWEST_WORDS:
+        return ExactOnly.SHORT
+    if count <= _MOST_WORDS_OF_LEANING and (
+        words[0] in _LEANING_FIRST
+        or words[-1] in _LEANING_LAST
+        or not _LEANING_ANYWHERE.isdisjoint(words)
+    ):
+        return ExactOnly.LEANING
+    return None

@@ -1,0 +1,217 @@
+"""The semantic tier: is there a stored response to this question, asked in other words?
+
+The embedding process says which stored questions are near; the response itself is fetched from the
+exact tier, by the rules that hold there. A response that is gone is a miss, and its vector goes
+too. A fault, or a look-up that takes too long, is a miss; it is caught and counted here and nowhere
+else.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final, Protocol
+
+from cachestore.vector_record import Meaning
+
+from embeddings.client import EmbeddingsUnavailable
+from embeddings.wire import Found, LookUp
+from proxy.lookup.answers import StoredAnswer, said_by
+from proxy.lookup.ask import Ask
+from proxy.lookup.keys import Unkeyable
+from proxy.lookup.meaning import ExactOnly, Question, earlier, question_of
+from proxy.lookup.policy import Reuse, may_reuse
+from proxy.lookup.tiers import Tiers
+
+_NEIGHBOURS: Final = 4
+"""How many are asked for: the nearest may have expired, or not be what the request will have."""
+
+
+class Looked(StrEnum):
+    """How a look-up in the semantic tier ended."""
+
+    HIT = "hit"
+    """A stored response may answer."""
+    SHADOW = "shadow"
+    """One might have answered, but the mode is `shadow`."""
+    FAR = "far"
+    """The nearest question is not near enough."""
+    NOTHING = "nothing"
+    """No question was stored in this partition."""
+    GONE = "gone"
+    """What was near enough has left the store."""
+    NOT_REUSED = "not-reused"
+    """What was near enough may not answer this request, by its directives or its age."""
+    SCRIPT = "script"
+    """The encoder was not trained for a script in the text."""
+    LONG = "long"
+    """The text has more tokens than the encoder sees."""
+    UNKNOWN_TOKENS = "unknown-tokens"
+    """A word of the text is unknown to the encoder."""
+    DEADLINE = "deadline"
+    """The embedding process did not answer in time."""
+    DOWN = "down"
+    """It could not be reached."""
+    BUSY = "busy"
+    """Too many texts waited already."""
+    PROTOCOL = "protocol"
+    """It answered with something else than an answer."""
+    OPEN = "open"
+    """It was not asked, as it had failed just before."""
+
+
+class SemanticObserver(Protocol):
+    """Where look-ups are counted."""
+
+    def looked_up(self, tier: str, seconds: float) -> None:
+        """A look-up in `tier` took `seconds`."""
+
+    def meant(self, outcome: Looked) -> None:
+        """A look-up ended so."""
+
+    def exact_only(self, reason: ExactOnly) -> None:
+        """A request is not compared by meaning."""
+
+    def nearest(self, score: float) -> None:
+        """The nearest stored question was so near (cosine)."""
+
+
+class Embeddings(Protocol):
+    """The embedding process, as a worker sees it."""
+
+    async def look_up(self, look_up: LookUp) -> Found:
+        """Return what is near a text; raises EmbeddingsUnavailable."""
+
+    def add_soon(self, keys: list[bytes]) -> None:
+        """Tell that `keys` were stored."""
+
+    def remove_soon(self, keys: list[bytes]) -> None:
+        """Tell that the responses of `keys` are gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Near:
+    """A stored response to the same question in other words.
+
+    Attributes:
+        answer: What answers.
+        reuse: Its age and remaining freshness.
+        score: How near the two questions are (cosine).
+    """
+
+    answer: StoredAnswer
+    reuse: Reuse
+    score: float
+
+
+class SemanticTier:
+    """Looks up by meaning.
+
+    Args:
+        embeddings: The embedding process.
+        tiers: Where the responses lie.
+        observer: Counts what happens.
+        min_score: The least cosine between two questions with one answer.
+        clock: Unix time in seconds.
+    """
+
+    def __init__(
+        self,
+        embeddings: Embeddings,
+        tiers: Tiers,
+        observer: SemanticObserver,
+        min_score: float,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._embeddings = embeddings
+        self._tiers = tiers
+        self._observer = observer
+        self._min_score = min_score
+        self._clock = clock
+
+    async def look_up(self, ask: Ask) -> Near | Meaning | None:
+        """Return a stored response that may answer; else what to store the new one with.
+
+        None where the request is for the exact tier only.
+        """
+        if ask.route.semantic == "off":
+            return None
+        question = await self._question(ask)
+        if isinstance(question, ExactOnly):
+            self._observer.exact_only(question)
+            return None
+        began = time.perf_counter()
+        # The partition and the text are enough to be found by: whoever indexes them encodes.
+        unencoded = Meaning(question.partition, question.text)
+        try:
+            found = await self._embeddings.look_up(
+                LookUp(question.partition, question.text, _NEIGHBOURS)
+            )
+        except EmbeddingsUnavailable as error:
+            self._observer.meant(Looked(error.kind))
+            return unencoded
+        if found.refused is not None:
+            self._observer.meant(Looked(found.refused))
+            return None
+        outcome, near = await self._nearest(ask, found)
+        self._observer.looked_up("semantic", time.perf_counter() - began)
+        if near is not None and ask.route.semantic == "shadow":
+            outcome, near = Looked.SHADOW, None
+        self._observer.meant(outcome)
+        return near or Meaning(question.partition, question.text, found.fingerprint, found.vector)
+
+    def stored(self, key: bytes) -> None:
+        """Let what has just been stored be found at once, on this host."""
+        self._embeddings.add_soon([key])
+
+    async def _question(self, ask: Ask) -> Question | ExactOnly:
+        try:
+            answered_by = await self._answered_by(ask) if ask.route.chains_history else None
+            return question_of(ask.request, ask.scope, answered_by)
+        except Unkeyable:
+            return ExactOnly.TURN
+
+    async def _answered_by(self, ask: Ask) -> bytes | None:
+        """Return the key of the stored response that is the last answer in the history."""
+        before = earlier(ask.request, ask.scope)
+        if before is None:
+            return None
+        answer = self._tiers.peek(before.key) or await self._tiers.fetch(
+            before.key, follows_aliases=ask.route.follows_aliases
+        )
+        # What the request says was answered is the client's word, until it is compared.
+        return answer.key if answer is not None and said_by(answer) == before.said else None
+
+    async def _nearest(self, ask: Ask, found: Found) -> tuple[Looked, Near | None]:
+        if not found.matches:
+            return Looked.NOTHING, None
+        self._observer.nearest(found.matches[0].score)
+        outcome = Looked.FAR
+        for match in found.matches:
+            if match.score < self._min_score:
+                break
+            answer = self._tiers.peek(match.key) or await self._tiers.fetch(match.key)
+            if answer is None or not answer.is_kept(self._clock()):
+                self._embeddings.remove_soon([match.key])
+                outcome = Looked.GONE
+                continue
+            reuse = may_reuse(answer, ask.directives, self._clock(), ask.route.rules)
+            # One that depends on header fields is for who sent those (RFC 9111 §4.1).
+            if isinstance(reuse, Reuse) and not reuse.revalidate and not answer.vary:
+                return Looked.HIT, Near(answer, reuse, min(match.score, 1.0))
+            outcome = Looked.NOT_REUSED
+        return outcome, None
+
+
+class NoSemanticTier(SemanticTier):
+    """Stands in where there is no embedding process."""
+
+    def __init__(self) -> None:
+        """Look nothing up."""
+
+    async def look_up(self, ask: Ask) -> None:
+        """Return that the request is for the exact tier only."""
+        return
+
+    def stored(self, key: bytes) -> None:
+        """Tell nobody."""

@@ -1,0 +1,580 @@
+"""A worker's client: an answer or an error within the deadline, whatever the process does."""
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from embeddings.client import EmbeddingClient, EmbeddingsUnavailable
+from embeddings.http_server import Server, serve
+from embeddings.wire import LookUp
+from tests.embeddings.fake_service import FakeService, found_for
+
+_ROOT = Path(__file__).parents[2]
+_DEADLINE_S = 0.1
+_SLACK_S = 0.15  # what a busy machine may add
+_KEYS = [bytes([number]) * 32 for number in range(5)]
+
+
+def question(text: str) -> LookUp:
+    return LookUp(b"p" * 32, text, 3)
+
+
+async def kind_of_failure(client: EmbeddingClient, text: str = "hello") -> str:
+    """Look up, and return how that failed; it must have done so within the deadline."""
+    began = time.monotonic()
+    with pytest.raises(EmbeddingsUnavailable) as caught:
+        await client.look_up(question(text))
+    assert time.monotonic() - began < _DEADLINE_S + _SLACK_S
+    return caught.value.kind
+
+
+class States:
+    """What the client told of its breaker."""
+
+    def __init__(self) -> None:
+        self.told: list[bool] = []
+
+    def __call__(self, is_up: bool, reason: str) -> None:
+        assert bool(reason) is not is_up
+        self.told.append(is_up)
+
+
+@pytest.fixture
+def states() -> States:
+    return States()
+
+
+@pytest.fixture
+def address(tmp_path: Path) -> str:
+    return f"unix://{tmp_path}/e.sock"
+
+
+@pytest.fixture
+async def client(address: str, states: States) -> AsyncIterator[EmbeddingClient]:
+    client = EmbeddingClient(address, None, _DEADLINE_S, states)
+    yield client
+    await client.close()
+
+
+@pytest.fixture
+def service() -> FakeService:
+    return FakeService()
+
+
+async def serving(service: FakeService, address: str) -> Server:
+    return await serve(lambda: service, address, None, bytes, lambda: True)
+
+
+@pytest.fixture
+async def server(service: FakeService, address: str) -> AsyncIterator[Server]:
+    server = await serving(service, address)
+    yield server
+    service.may_end.set()
+    await server.close()
+
+
+Behaviour = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@asynccontextmanager
+async def bad_server(address: str, behaviour: Behaviour) -> AsyncIterator[list[int]]:
+    """A server that does as told once a request has come; yields a list of its connections."""
+    connections: list[int] = []
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def serve_one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.append(len(connections))
+        try:
+            await reader.readuntil(b"\r\n\r\n")
+            await behaviour(reader, writer)
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            writer.transport.abort()
+
+    def begin(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.create_task(serve_one(reader, writer))
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+
+    server = await asyncio.start_unix_server(begin, address.removeprefix("unix://"))
+    yield connections
+    server.close()
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks)
+
+
+def answer(content: bytes, *, length: int | None = None, status: bytes = b"200 OK") -> bytes:
+    """Return an HTTP answer."""
+    length = len(content) if length is None else length
+    return b"HTTP/1.1 %b\r\ncontent-length: %d\r\n\r\n%b" % (status, length, content)
+
+
+_GOOD = found_for("hello").to_bytes()
+
+
+async def test_look_ups_are_answered_on_one_connection(
+    client: EmbeddingClient, server: Server, service: FakeService, states: States
+) -> None:
+    """Nothing is connected twice while one connection is free."""
+    for number in range(20):
+        assert await client.look_up(question(f"text {number}")) == found_for(f"text {number}")
+
+    assert len(server._connections) == 1
+    assert states.told == []
+
+
+async def test_each_gets_its_own_answer(client: EmbeddingClient, server: Server) -> None:
+    """Many at once, each on its own connection; and the connections are used again."""
+    for _ in range(3):
+        texts = [f"text {number}" for number in range(60)]
+        found = await asyncio.gather(*(client.look_up(question(text)) for text in texts))
+        assert found == [found_for(text) for text in texts]
+
+    assert len(server._connections) == 60
+
+
+async def test_a_refusal_is_an_answer(client: EmbeddingClient, server: Server) -> None:
+    """A text without a vector is no failure of the process."""
+    assert (await client.look_up(question("refused"))).refused == "script"
+
+
+async def test_more_than_the_bound_at_once_is_busy(
+    client: EmbeddingClient, server: Server, states: States
+) -> None:
+    """What would only wait goes on without an answer at once; the breaker does not mind."""
+    waiting = [asyncio.create_task(client.look_up(question("wait"))) for _ in range(64)]
+    await asyncio.sleep(0)
+
+    assert await kind_of_failure(client) == "busy"
+    for task in waiting:
+        task.cancel()
+    await asyncio.wait(waiting)
+    assert await client.look_up(question("hello")) == found_for("hello")
+    assert states.told == []
+
+
+async def test_busy_never_opens_the_breaker(
+    client: EmbeddingClient, server: Server, states: States
+) -> None:
+    """A full queue is a sign of life: the next text may have its turn."""
+    for _ in range(10):
+        assert await kind_of_failure(client, "busy") == "busy"
+
+    assert await client.look_up(question("hello")) == found_for("hello")
+    assert states.told == []
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"), [("index down", "down"), ("defect", "protocol"), ("\ud800", "protocol")]
+)
+async def test_an_error_is_told_by_its_kind(
+    client: EmbeddingClient, server: Server, text: str, kind: str
+) -> None:
+    """Whatever it is, it is an EmbeddingsUnavailable: a miss."""
+    assert await kind_of_failure(client, text) == kind
+
+
+async def test_a_late_answer_is_never_taken_for_anothers(
+    client: EmbeddingClient, server: Server, service: FakeService
+) -> None:
+    """Past the deadline, or when the caller leaves, the connection goes with the request."""
+    assert await kind_of_failure(client, "wait") == "deadline"
+    left = asyncio.create_task(client.look_up(question("wait")))
+    await asyncio.sleep(0.02)
+    left.cancel()
+    await asyncio.wait([left])
+    service.may_end.set()
+
+    for number in range(5):
+        assert await client.look_up(question(f"text {number}")) == found_for(f"text {number}")
+    assert len(server._connections) == 1
+
+
+async def nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await asyncio.Event().wait()
+
+
+async def dribble(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    for byte in answer(_GOOD):
+        writer.write(bytes([byte]))
+        await asyncio.sleep(0.01)
+
+
+async def endless(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 4000000000\r\n\r\n")
+    while True:
+        writer.write(bytes(65536))
+        await writer.drain()
+
+
+async def endless_head(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(b"HTTP/1.1 200 OK\r\nx: ")
+    while True:
+        writer.write(b"y" * 65536)
+        await writer.drain()
+
+
+def says(raw: bytes, *, is_last: bool = True) -> Behaviour:
+    """Return: write `raw`, and close or wait."""
+
+    async def behaviour(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(raw)
+        await writer.drain()
+        if is_last:
+            writer.close()
+            await writer.wait_closed()
+        else:
+            await asyncio.Event().wait()
+
+    return behaviour
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "kind"),
+    [
+        (nothing, "deadline"),
+        (dribble, "deadline"),
+        (endless, "protocol"),
+        (endless_head, "protocol"),
+        (says(b""), "down"),
+        (says(answer(_GOOD)[:-1]), "down"),
+        (says(b"HTTP/1.1 200 OK\r\n"), "down"),
+        (says(answer(_GOOD, length=len(_GOOD) + 1), is_last=False), "deadline"),
+        (says(answer(_GOOD, length=len(_GOOD) - 4), is_last=False), "protocol"),
+        (says(answer(_GOOD) * 2, is_last=False), "protocol"),
+        (says(answer(_GOOD[:-1])), "protocol"),
+        (says(answer(b"")), "protocol"),
+        (says(b"\x00\x01\x02\x03", is_last=False), "protocol"),
+        (says(b"-ERR unknown command\r\n", is_last=False), "protocol"),
+        (says(answer(_GOOD, status=b"404 Not Found")), "protocol"),
+        (says(answer(b"{}", status=b"503 Service Unavailable")), "protocol"),
+        (says(b"HTTP/1.1 204 No Content\r\n\r\n"), "protocol"),
+        (says(b"HTTP/1.1 100 Continue\r\n\r\n" + answer(_GOOD), is_last=False), "protocol"),
+        (says(b"HTTP/1.1 101 X\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n"), "protocol"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)
+async def test_nonsense_and_silence_end_within_the_deadline(
+    client: EmbeddingClient, address: str, behaviour: Behaviour, kind: str, states: States
+) -> None:
+    """Three of these in a row, each on a new connection, and nobody asks any more."""
+    async with bad_server(address, behaviour) as connections:
+        for _ in range(3):
+            assert await kind_of_failure(client) == kind
+
+        assert len(connections) == 3
+        assert states.told == [False]
+        assert await kind_of_failure(client) == "open"
+        assert len(connections) == 3
+
+
+async def test_what_comes_unasked_ends_the_connection(
+    client: EmbeddingClient, address: str
+) -> None:
+    """Bytes behind an answer would be taken for the next one's."""
+    came = asyncio.Event()
+
+    async def behaviour(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(answer(_GOOD))
+        await came.wait()
+        came.clear()
+        writer.write(b"more")
+        await asyncio.Event().wait()
+
+    async with bad_server(address, behaviour) as connections:
+        assert await client.look_up(question("hello")) == found_for("hello")
+        came.set()
+        await asyncio.sleep(0.02)
+        assert await client.look_up(question("hello")) == found_for("hello")
+        assert len(connections) == 2
+
+
+async def test_a_connection_closed_while_it_was_idle_is_no_failure(
+    client: EmbeddingClient, address: str, states: States
+) -> None:
+    """The process may close an idle connection in the moment in which it is used: one more try."""
+
+    async def behaviour(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(answer(_GOOD))
+        # Closes when the second request has come.
+        await reader.readuntil(b"\r\n\r\n")
+        await reader.readuntil(b"}")
+
+    async with bad_server(address, behaviour) as connections:
+        for _ in range(5):
+            assert await client.look_up(question("hello")) == found_for("hello")
+        assert len(connections) == 5
+        assert states.told == []
+
+
+async def test_nobody_there_is_down(client: EmbeddingClient, states: States) -> None:
+    """No socket: the process has not been started, or has ended."""
+    assert [await kind_of_failure(client) for _ in range(4)] == ["down", "down", "down", "open"]
+    assert states.told == [False]
+
+
+async def test_the_breaker_tries_again_and_closes(
+    client: EmbeddingClient, address: str, service: FakeService, states: States
+) -> None:
+    """One look-up at a time tries; a failure keeps it open for longer, a success closes it."""
+    for _ in range(3):
+        await kind_of_failure(client)
+    assert await kind_of_failure(client) == "open"
+    await asyncio.sleep(0.55)
+    assert await kind_of_failure(client) == "down"  # the trial
+    await asyncio.sleep(0.55)
+    assert await kind_of_failure(client) == "open"  # for twice as long now
+    server = await serving(service, address)
+    await asyncio.sleep(0.5)
+
+    outcomes = await asyncio.gather(
+        *(client.look_up(question("hello")) for _ in range(10)), return_exceptions=True
+    )
+
+    assert outcomes[0] == found_for("hello")
+    assert [getattr(outcome, "kind", None) for outcome in outcomes[1:]] == ["open"] * 9
+    assert await client.look_up(question("hello")) == found_for("hello")
+    assert states.told == [False, True]
+    await server.close()
+
+
+async def test_a_trial_whose_caller_leaves_is_left_to_another(
+    client: EmbeddingClient, address: str, service: FakeService
+) -> None:
+    """Else the breaker would stay open for ever."""
+    for _ in range(3):
+        await kind_of_failure(client)
+    server = await serving(service, address)
+    await asyncio.sleep(0.55)
+    trial = asyncio.create_task(client.look_up(question("wait")))
+    await service.has_begun.wait()
+
+    trial.cancel()
+    await asyncio.wait([trial])
+
+    assert await client.look_up(question("hello")) == found_for("hello")
+    await server.close()
+
+
+async def test_a_pause_of_our_own_does_not_open_the_breaker(
+    client: EmbeddingClient, server: Server, states: States
+) -> None:
+    """When the worker's event loop stood still, an overdue answer says nothing of the process."""
+    waiting = [asyncio.create_task(client.look_up(question("wait"))) for _ in range(5)]
+    await asyncio.sleep(0.02)
+    time.sleep(_DEADLINE_S + 0.1)  # noqa: ASYNC251  it is this that is tested
+
+    outcomes = await asyncio.gather(*waiting, return_exceptions=True)
+
+    assert [getattr(outcome, "kind", None) for outcome in outcomes] == ["deadline"] * 5
+    assert states.told == []
+
+
+class Process:
+    """The fake service as a process of its own, to be stopped and killed."""
+
+    def __init__(self, address: str, *token: str) -> None:
+        self._popen = subprocess.Popen(
+            [sys.executable, "-m", "tests.embeddings.fake_service", address, *token],
+            cwd=_ROOT,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self._popen.stdout is not None
+        self.address = self._popen.stdout.readline().strip()
+
+    def signal(self, number: int) -> None:
+        """Send a signal; SIGKILL is waited for."""
+        os.kill(self._popen.pid, number)
+        if number == signal.SIGKILL:
+            self._popen.wait()
+
+    def close(self) -> None:
+        """End it."""
+        self._popen.kill()
+        self._popen.wait()
+        assert self._popen.stdout is not None
+        self._popen.stdout.close()
+
+
+@pytest.fixture
+def process(address: str) -> Iterator[Process]:
+    process = Process(address)
+    yield process
+    process.close()
+
+
+async def test_a_stopped_process_holds_nobody_up(
+    process: Process, client: EmbeddingClient, states: States
+) -> None:
+    """SIGSTOP: the kernel still accepts connections and bytes, and nobody answers."""
+    assert await client.look_up(question("hello")) == found_for("hello")
+    process.signal(signal.SIGSTOP)
+
+    kinds = [await kind_of_failure(client) for _ in range(3)]
+    assert kinds == ["deadline"] * 3
+    assert await asyncio.gather(*(kind_of_failure(client) for _ in range(20))) == ["open"] * 20
+    assert states.told == [False]
+
+    process.signal(signal.SIGCONT)
+    await asyncio.sleep(0.55)
+    assert await client.look_up(question("again")) == found_for("again")
+    assert states.told == [False, True]
+
+
+async def test_a_stopped_process_holds_nobody_up_when_all_come_at_once(
+    process: Process, address: str
+) -> None:
+    """More look-ups than connections, and more connections than the socket's queue takes."""
+    clients = [EmbeddingClient(address, None, _DEADLINE_S) for _ in range(20)]
+    process.signal(signal.SIGSTOP)
+    began = time.monotonic()
+
+    outcomes = await asyncio.gather(
+        *(client.look_up(question("hello")) for client in clients for _ in range(80)),
+        return_exceptions=True,
+    )
+
+    assert time.monotonic() - began < _DEADLINE_S + 0.5  # 1600 at once take their time themselves
+    assert all(isinstance(outcome, EmbeddingsUnavailable) for outcome in outcomes)
+    for client in clients:
+        await client.close()
+
+
+async def test_a_killed_process_fails_what_waits_at_once(
+    process: Process, client: EmbeddingClient, address: str
+) -> None:
+    """The kernel tells; nobody waits for the deadline. A new process is found by itself."""
+    assert await client.look_up(question("hello")) == found_for("hello")
+    waiting = [asyncio.create_task(client.look_up(question("wait"))) for _ in range(2)]
+    await asyncio.sleep(0.02)
+
+    process.signal(signal.SIGKILL)
+
+    outcomes = await asyncio.gather(*waiting, return_exceptions=True)
+    assert [getattr(outcome, "kind", None) for outcome in outcomes] == ["down"] * 2
+    new = Process(address)
+    assert await client.look_up(question("hello")) == found_for("hello")
+    new.close()
+
+
+async def test_over_tcp_the_token_is_shown(states: States) -> None:
+    """With the token an answer, without it "protocol"."""
+    process = Process("http://127.0.0.1:0", "secret")
+    for token, is_answered in (("secret", True), ("wrong", False), (None, False)):
+        client = EmbeddingClient(process.address, token, 1.0)
+        if is_answered:
+            assert await client.look_up(question("hello")) == found_for("hello")
+        else:
+            with pytest.raises(EmbeddingsUnavailable) as caught:
+                await client.look_up(question("hello"))
+            assert caught.value.kind == "protocol"
+        await client.close()
+    process.close()
+
+
+async def test_a_host_that_drops_packets_holds_nobody_up() -> None:
+    """Over TCP a connect may hang too: a full accept queue drops what comes."""
+    with socket.socket() as full:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        port = full.getsockname()[1]
+        fillers = [socket.socket() for _ in range(4)]
+        for filler in fillers:
+            filler.setblocking(False)
+            filler.connect_ex(("127.0.0.1", port))
+        client = EmbeddingClient(f"http://127.0.0.1:{port}", "secret", _DEADLINE_S)
+        assert [await kind_of_failure(client) for _ in range(4)] == ["deadline"] * 3 + ["open"]
+        await client.close()
+        for filler in fillers:
+            filler.close()
+
+
+async def test_hints_are_gathered(
+    client: EmbeddingClient, server: Server, service: FakeService
+) -> None:
+    """Keys of one moment leave in one message, each once, in order."""
+    client.add_soon(_KEYS[:2])
+    client.add_soon(_KEYS[1:4])
+    await service.told.wait()
+    service.told.clear()
+    client.remove_soon(_KEYS[4:])
+    await service.told.wait()
+
+    assert service.refreshed == [_KEYS[:4]]
+    assert service.forgotten == [_KEYS[4:]]
+
+
+async def test_hints_are_dropped_when_nobody_is_there(
+    client: EmbeddingClient, address: str, service: FakeService
+) -> None:
+    """The log brings them anyway; nothing piles up, nothing is thrown, and later ones arrive."""
+    client.add_soon(_KEYS[:1])
+    await asyncio.sleep(0.05)
+    for _ in range(3):
+        await kind_of_failure(client)
+    client.add_soon(_KEYS[1:2])
+    server = await serving(service, address)
+    await asyncio.sleep(0.55)
+    assert await client.look_up(question("hello")) == found_for("hello")
+    client.add_soon(_KEYS[2:3])
+    await service.told.wait()
+
+    assert service.refreshed == [_KEYS[2:3]]
+    await server.close()
+
+
+async def test_hints_do_not_pile_up(
+    client: EmbeddingClient, server: Server, service: FakeService
+) -> None:
+    """At most one message's worth waits."""
+    for first in range(100):
+        client.add_soon([bytes([first, number]) * 16 for number in range(100)])
+    await service.told.wait()
+
+    assert [len(keys) for keys in service.refreshed] == [4000]
+
+
+async def test_closing_fails_what_waits(client: EmbeddingClient, server: Server) -> None:
+    """And what comes later, without connecting again."""
+    waiting = asyncio.create_task(client.look_up(question("wait")))
+    await asyncio.sleep(0.02)
+    client.add_soon(_KEYS)
+    await asyncio.sleep(0)
+
+    await client.close()
+
+    with pytest.raises(EmbeddingsUnavailable, match="down"):
+        await waiting
+    assert await kind_of_failure(client) == "down"
+    client.add_soon(_KEYS)
+
+
+@pytest.mark.parametrize("token", ["a\nb", "é", "a\rb"])
+def test_a_token_that_cannot_be_sent_is_refused(token: str) -> None:
+    """It would end the header field, or be another token for the server."""
+    with pytest.raises(ValueError, match="token"):
+        EmbeddingClient("http://localhost:1", token, 1.0)
+
+
+def test_the_client_is_light() -> None:
+    """Workers import it: they start in a second and stay under 100 MB."""
+    heavy = ("numpy", "faiss", "onnxruntime", "tokenizers", "torch", "sentence_transformers")
+    code = f"""
+import sys
+import embeddings.client
+sys.exit(bool(set({heavy!r}) & set(sys.modules)))
+"""
+    assert subprocess.run([sys.executable, "-c", code], cwd=_ROOT, check=False).returncode == 0
