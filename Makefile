@@ -48,12 +48,12 @@ help:
 install: $(STAMPS)/base $(WANTED_EXTRAS:%=$(STAMPS)/extra-%)
 	@echo "Installed: $(BIN)/recollect"
 
-run: $(STAMPS)/base $(STAMPS)/extra-demo
+run: $(STAMPS)/base $(STAMPS)/extra-semantic $(STAMPS)/extra-demo
 	@exec $(BIN)/python deploy/demo/run_demo.py --end-with-parent --host "$(HOST)" --port "$(PORT)" --workers "$(WORKERS)"
 
 # pytest's closing line is repeated at the end, below the coverage table. A run of chosen tests
 # (ARGS) covers too little to be measured against the limit.
-test: $(STAMPS)/base $(STAMPS)/extra-dev $(STAMPS)/extra-demo clients
+test: $(STAMPS)/base $(STAMPS)/extra-semantic $(STAMPS)/extra-dev $(STAMPS)/extra-demo clients
 	@echo "==> Running the tests"
 	@mkdir -p build
 	@$(BIN)/coverage erase
@@ -65,7 +65,7 @@ test: $(STAMPS)/base $(STAMPS)/extra-dev $(STAMPS)/extra-demo clients
 	@$(BIN)/coverage report --include='$(PURE)' --fail-under=$(if $(ARGS),0,100)
 	@grep -E ' in [0-9.]+s' build/test.log | tail -n 1
 
-check: $(STAMPS)/base $(STAMPS)/extra-dev $(STAMPS)/extra-demo
+check: $(STAMPS)/base $(STAMPS)/extra-semantic $(STAMPS)/extra-dev $(STAMPS)/extra-demo
 	@echo "==> Style"
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -74,7 +74,7 @@ check: $(STAMPS)/base $(STAMPS)/extra-dev $(STAMPS)/extra-demo
 	@echo "==> Layering"
 	@$(BIN)/lint-imports --no-logo
 
-bench: $(STAMPS)/base $(STAMPS)/extra-dev
+bench: $(STAMPS)/base $(STAMPS)/extra-semantic $(STAMPS)/extra-dev
 	@$(BIN)/python benchmarks/run.py $(ARGS)
 
 format: $(STAMPS)/base $(STAMPS)/extra-dev

@@ -105,6 +105,37 @@ def serve(
     raise typer.Exit(supervise(settings, lambda: read().settings))
 
 
+@app.command()
+def embed_server(
+    *,
+    listen: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS", help="http://host:port or unix:///path; else semantic.address."
+        ),
+    ] = None,
+    redis: Annotated[
+        str | None, typer.Option(metavar="URL", help="Redis that the workers store in.")
+    ] = None,
+    config: ConfigOption = None,
+) -> None:
+    """Run the embedding process alone, on a GPU host, say."""
+    flags = {"semantic.address": listen, "redis.url": redis}
+    try:
+        settings = load(find_config_file(config, os.environ), flags, os.environ).settings
+        from proxy.data_folder import DataFolderError
+        from proxy.embedding.alone import serve_alone
+
+        try:
+            code = serve_alone(settings)
+        except DataFolderError as error:
+            typer.echo(f"recollect: {error}", err=True)
+            code = 1
+    except SettingsError as error:
+        _refuse(error)
+    raise typer.Exit(code)
+
+
 @config_app.command()
 def check(config: ConfigOption = None) -> None:
     """Check the settings; name every mistake."""

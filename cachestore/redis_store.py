@@ -16,7 +16,7 @@ from hashlib import sha1
 from cachestore import store_scripts
 from cachestore.alias import decode_alias, encode_alias
 from cachestore.change_log import MOST_MESSAGES, log_name
-from cachestore.entry import StoredResponse, decode, encode
+from cachestore.entry import KEY_BYTES, StoredResponse, decode, encode
 from cachestore.errors import CorruptEntry, OtherKey, StoreRefused
 from cachestore.leases import RELEASE, Held, Lease, lease_key
 from cachestore.redis_link import RedisLink
@@ -50,7 +50,7 @@ def keys_among(names: Sequence[bytes], prefix: bytes) -> list[bytes]:
             key = bytes.fromhex(name.removeprefix(prefix).decode("ascii"))
         except ValueError:
             continue
-        if name == prefix + key.hex().encode():
+        if len(key) == KEY_BYTES and name == prefix + key.hex().encode():
             keys.append(key)
     return keys
 

@@ -29,6 +29,7 @@ DEFAULT_FILE = Path("recollect.toml")
 FLAGS = {
     "upstream.base_url": "--upstream",
     "redis.url": "--redis",
+    "semantic.address": "--listen",
     "server.host": "--host",
     "server.port": "--port",
     "server.workers": "--workers",

@@ -41,12 +41,10 @@ class Manifest:
 
     Attributes:
         description: The model.
-        inputs: What the graph is fed, in order.
         files: The SHA-256 of each other file, by name.
     """
 
     description: Description
-    inputs: tuple[str, ...]
     files: dict[str, str]
 
     def to_json(self) -> str:
@@ -69,7 +67,7 @@ class Manifest:
             if checksum != _checksum({"format": FORMAT, **fields}):
                 raise ExportUnusable("manifest.json was changed")
             description = Description(**fields["description"])
-            return cls(description, tuple(fields["inputs"]), fields["files"])
+            return cls(description, fields["files"])
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ExportUnusable("manifest.json is not a manifest") from error
 
@@ -89,12 +87,13 @@ class OnnxEncoder:
     def __init__(self, folder: Path, threads: int, scripts: frozenset[str]) -> None:
         manifest = _read_manifest(folder)
         self._description = manifest.description
-        self._inputs = manifest.inputs
         tokenizer_json = (folder / TOKENIZER_FILE).read_text(encoding="utf-8")
         self._reader = TokenReader(tokenizer_json, manifest.description, scripts)
         self._session = onnxruntime.InferenceSession(
             folder / MODEL_FILE, _session_options(threads), providers=["CPUExecutionProvider"]
         )
+        # The exporter leaves out what the model does not look at.
+        self._inputs = [each.name for each in self._session.get_inputs()]
 
     @property
     def fingerprint(self) -> str:
@@ -141,8 +140,6 @@ def _read_manifest(folder: Path) -> Manifest:
     """Return the manifest of `folder`, its files compared with their checksums."""
     try:
         manifest = Manifest.from_json((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
-        if not manifest.files.keys() >= {MODEL_FILE, TOKENIZER_FILE}:
-            raise ExportUnusable(f"{folder} lacks a file")
         for name, sha256 in manifest.files.items():
             if file_sha256(folder / name) != sha256:
                 raise ExportUnusable(f"{folder / name} was changed")

@@ -59,7 +59,7 @@ def _write(pipeline: Pipeline, folder: Path, name: str) -> None:
     (folder / TOKENIZER_FILE).write_text(pipeline.tokenizer_json, encoding="utf-8")
     _write_graph(pipeline, folder / MODEL_FILE)
     files = {path.name: file_sha256(path) for path in sorted(folder.iterdir())}
-    manifest = Manifest(pipeline.description, tuple(pipeline.inputs), files)
+    manifest = Manifest(pipeline.description, files)
     (folder / MANIFEST_FILE).write_text(manifest.to_json(), encoding="utf-8")
     compare(pipeline, OnnxEncoder(folder, threads=1, scripts=frozenset()), name)
     for path in folder.iterdir():

@@ -38,6 +38,8 @@ def configure(level: str) -> None:
     logging.basicConfig(level=level.upper(), handlers=[stderr], force=True)
     # An answer that is cut on purpose is an error to uvicorn; what matters is logged by us.
     logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+    # faiss tells which builds of itself it does not have.
+    logging.getLogger("faiss").setLevel(logging.WARNING)
 
 
 _requests = logging.getLogger("recollect.request")

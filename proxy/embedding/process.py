@@ -16,7 +16,7 @@ import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 
 import orjson
 import uvloop
@@ -26,11 +26,11 @@ from cachestore.errors import StoreError
 from cachestore.redis_link import RedisLink
 from cachestore.vector_records import VectorRecords
 from config.settings import SemanticSettings
+from embeddings import http_server
 from embeddings.batching import Batcher
 from embeddings.encoder import Encoder
 from embeddings.engine import Engine
 from embeddings.follower import Follower
-from embeddings.http_server import serve
 from embeddings.index import VectorIndex
 from embeddings.models import EncoderError, open_encoder
 from embeddings.observer import Observer
@@ -241,8 +241,7 @@ async def run(start: EmbeddingStart) -> int:
         # An encoder that is being exported must not hold up an end.
         await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
         if not starting.done():
-            starting.cancel()
-            return 0
+            _leave_at_once()
         try:
             succession = starting.result()
         except EncoderError as error:
@@ -250,7 +249,7 @@ async def run(start: EmbeddingStart) -> int:
             return 1
         token = start.settings.semantic.token
         try:
-            server = await serve(
+            server = await http_server.serve(
                 lambda: succession.current,
                 start.address,
                 token.get_secret_value() if token is not None else None,
@@ -273,22 +272,26 @@ async def run(start: EmbeddingStart) -> int:
         await process.stop()
 
 
+def _leave_at_once() -> NoReturn:
+    """End without waiting for an encoder that is being opened, and end its export."""
+    if os.getpgrp() == os.getpid():
+        os.killpg(os.getpgrp(), signal.SIGKILL)
+    os._exit(0)
+
+
+def serve(start: EmbeddingStart) -> int:
+    """Run one embedding process in this process, to its end; see `run`."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(run(start))
+
+
 def main() -> None:
     """Serve what standard input says."""
     start = EmbeddingStart.read(sys.stdin.buffer)
-    sys.exit(serve_alone(start))
-
-
-def serve_alone(start: EmbeddingStart) -> int:
-    """Run one embedding process in this process; see `run`."""
     logs.configure(start.settings.log.level)
-    if start.run_dir:
-        os.environ["PROMETHEUS_MULTIPROC_DIR"] = start.run_dir
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        code = runner.run(run(start))
-    # A thread that is exporting or encoding would be waited for.
-    sys.stderr.flush()
-    os._exit(code)
+    # prometheus_client looks for this once, when it is imported.
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = start.run_dir
+    sys.exit(serve(start))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from transformers import CanineTokenizer
 
 from embeddings.description import EncoderError
 from embeddings.encoder import Encoder, Refused
+from embeddings.models import DEFAULT_MODEL, open_encoder
 from embeddings.torch_encoder import Pipeline, TorchEncoder, load
 from tests.embeddings import tiny_models
 
@@ -41,10 +42,10 @@ def test_torch_and_onnxruntime_give_the_same_answers(
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_missing_gpu_is_named() -> None:
+def test_missing_gpu_is_named(tmp_path: Path) -> None:
     """With what would help."""
     with pytest.raises(EncoderError, match=r"no CUDA device .* set the device to cpu"):
-        load("anywhere", "model", "cuda")
+        open_encoder(DEFAULT_MODEL, tmp_path, device="cuda", threads=1)
 
 
 def max_pooled(bert: torch.nn.Module) -> SentenceTransformer:

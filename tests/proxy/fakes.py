@@ -18,6 +18,7 @@ from cachestore.memory_store import MemoryStore
 from cachestore.redis_link import RedisLink
 from cachestore.redis_store import RedisStore
 from config.settings import Settings
+from embeddings.wire import Found, LookUp, Neighbour
 from proxy.boarding import Boarding
 from proxy.fetch import Fetcher
 from proxy.forward import Forwarder
@@ -26,6 +27,7 @@ from proxy.lookup.answers import StoredAnswer
 from proxy.lookup.ask import Reader
 from proxy.lookup.peers import Peers
 from proxy.lookup.routes import Routes
+from proxy.lookup.semantic_tier import NoSemanticTier, SemanticTier
 from proxy.lookup.single_flight import Flights
 from proxy.lookup.tenants import Tenants
 from proxy.lookup.tiers import Tiers
@@ -222,8 +224,12 @@ class FakeRedis:
         for deliver in waiting:
             deliver()
 
+    def keys(self, kind: str = "e") -> list[bytes]:
+        """Return the keys in these names, those of entries unless told otherwise."""
+        return [bytes.fromhex(name.rpartition(b":")[2].decode()) for name in self.names(kind)]
+
     def names(self, kind: str) -> list[bytes]:
-        """Return the names of all entries ("e") or leases ("l")."""
+        """Return the names of all entries ("e"), leases ("l"), aliases ("a") or records ("v")."""
         return [name for name in self.values if f":{kind}:".encode() in name]
 
     def run(self, words: Sequence[bytes]) -> object:
@@ -266,21 +272,24 @@ class FakeRedis:
         """Do what the script with these names and arguments does; told by their number."""
         values = self.values
         match list(names), list(args):
-            case [entry, lease], [token, _]:
+            case [entry, alias], [prefix]:
+                return values.get(entry) or self._followed(alias, prefix)
+            case [entry, lease, *alias], [token, _, *prefix] if len(alias) == len(prefix):
                 if entry in values:
                     return values[entry]
+                if alias and (found := self._followed(alias[0], prefix[0])):
+                    return found
                 if lease in values:
                     return [values[lease]]
                 values[lease] = token
                 return 1
-            case [entry, lease], [token, raw, _]:
-                if values.get(lease) != token:
-                    return 0
-                del values[lease]
-                if "SET" in self.refusals:
-                    return StoreRefused(self.refusals["SET"])
-                values[entry] = raw
-                return 1
+            case [alias, lease, target], [token, raw]:
+                return self._written(alias, lease, token, raw if target in values else None)
+            case [entry, lease, *record], [token, raw, _, *fields]:
+                written = self._written(entry, lease, token, raw)
+                if written == 1 and record:
+                    values[record[0]] = b"".join(fields)
+                return written
             case [name], [token, _]:
                 return int(values.get(name) == token)
             case [name], [token] if b":l:" in name:
@@ -291,6 +300,28 @@ class FakeRedis:
             case [name], [_]:
                 return int(values.pop(name, None) is not None)
         raise AssertionError("unknown script")
+
+    def _followed(self, alias: bytes, prefix: bytes) -> list[bytes] | None:
+        raw = self.values.get(alias)
+        if raw is None:
+            return None
+        target = self.values.get(prefix + raw[4:68])
+        if target is None:
+            del self.values[alias]
+            return None
+        return [raw, target]
+
+    def _written(self, name: bytes, lease: bytes, token: bytes, raw: bytes | None) -> object:
+        if token and self.values.get(lease) != token:
+            return 0
+        if token:
+            del self.values[lease]
+        if raw is None:
+            return 0
+        if "SET" in self.refusals:
+            return StoreRefused(self.refusals["SET"])
+        self.values[name] = raw
+        return 1
 
 
 class FakeLink(RedisLink):
@@ -341,6 +372,54 @@ class FakeLink(RedisLink):
     def die(self) -> None:
         """Listen no more, like a worker that was killed."""
         self._redis.receivers.pop(self._channel, None)
+
+
+# The embedding process.
+
+FINGERPRINT: Final = "f" * 32
+VECTOR: Final = b"\0\0\x80\x3f"
+
+
+class FakeEmbeddings:
+    """Finds for each text what a test says.
+
+    Attributes:
+        matches: What is near every text, best first.
+        refused: Why no text has a vector.
+        error: Raised in place of an answer.
+        gate: Waited for before each answer.
+        asked: The look-ups that came.
+        added: The keys it was told were stored.
+        removed: The keys it was told are gone.
+    """
+
+    def __init__(self, *matches: Neighbour) -> None:
+        self.matches = matches
+        self.refused: str | None = None
+        self.error: Exception | None = None
+        self.gate: asyncio.Event | None = None
+        self.asked: list[LookUp] = []
+        self.added: list[bytes] = []
+        self.removed: list[bytes] = []
+
+    async def look_up(self, look_up: LookUp) -> Found:
+        """Return what is near a text."""
+        self.asked.append(look_up)
+        if self.gate is not None:
+            await self.gate.wait()
+        if self.error is not None:
+            raise self.error
+        if self.refused is not None:
+            return Found((), FINGERPRINT, self.refused, b"")
+        return Found(self.matches, FINGERPRINT, None, VECTOR)
+
+    def add_soon(self, keys: Sequence[bytes]) -> None:
+        """Note keys that were stored."""
+        self.added += keys
+
+    def remove_soon(self, keys: Sequence[bytes]) -> None:
+        """Note keys that are gone."""
+        self.removed += keys
 
 
 # The client.
@@ -503,12 +582,14 @@ class Worker:
         upstream: FakeUpstream,
         redis: FakeRedis | None = None,
         *,
+        embeddings: FakeEmbeddings | None = None,
         clock: Clock | None = None,
         admin_port: int | None = None,
         **sections: Mapping[str, object],
     ) -> None:
         unjittered = {"jitter": 0.0, **sections.pop("cache", {})}
-        settings = Settings.model_validate({"cache": unjittered, **sections})
+        meant = {"mode": "off" if embeddings is None else "on", **sections.pop("semantic", {})}
+        settings = Settings.model_validate({"cache": unjittered, "semantic": meant, **sections})
         cache = settings.cache
         self.clock = clock or Clock()
         self.upstream = upstream
@@ -527,12 +608,22 @@ class Worker:
         self.owner = f"worker-{next(_names)}".encode()
         self.leases = Leases(self.link, "test", self.owner, 6.0)
         self.tiers = Tiers(self.memory, store, self.leases, self.metrics)
+        self.semantic: SemanticTier = NoSemanticTier()
+        if embeddings is not None:
+            self.semantic = SemanticTier(
+                embeddings,
+                self.tiers,
+                self.metrics,
+                settings.semantic.min_score,
+                clock=self.clock,
+            )
         self.flights = Flights(cache.max_entry_bytes)
         self.peers = Peers(self.link, "test", self.owner, self.flights, cache.max_entry_bytes)
         self.peers.start()
         self.fetcher = Fetcher(
             upstream=upstream,
             tiers=self.tiers,
+            semantic=self.semantic,
             leases=self.leases,
             peers=self.peers,
             metrics=self.metrics,
@@ -557,6 +648,7 @@ class Worker:
         self.handler = Handler(
             reader=Reader(Routes(settings), Tenants(b"x" * 32, {}), cache.key_headers),
             tiers=self.tiers,
+            semantic=self.semantic,
             boarding=self.boarding,
             forwarder=self.forwarder,
             replies=self.replies,

@@ -69,6 +69,7 @@ class Server:
         handler = Handler(
             reader=Reader(Routes(settings), Tenants(b"x" * 32, {}), key_headers),
             tiers=worker.tiers,
+            semantic=worker.semantic,
             boarding=worker.boarding,
             forwarder=worker.forwarder,
             replies=worker.replies,
