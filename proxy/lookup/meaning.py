@@ -40,6 +40,15 @@ _FIGURE: Final = re.compile(r"\S*\d\S*")
 _QUOTED: Final = re.compile(
     r"\"[^\"\n]+\"|`[^`]+`|“[^”]+”|«[^»]+»|„[^“”]+[“”]|「[^」]+」|『[^』]+』"
 )
+_PIECE: Final = re.compile(r"\w+(?:['’]\w+)*|[.!?:\n]")
+# To an encoder "may I" and "may I not" are nearly one: 0.97 to 0.99 by cosine. English, and the
+# most common words of its neighbours; one that means something else elsewhere costs a hit at most.
+_NEGATIONS: Final = frozenset(
+    {"no", "not", "never", "none", "nobody", "nothing", "neither", "nor", "without", "cannot"}
+    | {"cant", "dont", "wont", "except", "unless", "nicht", "kein", "keine", "keinen", "nie"}
+    | {"ohne", "pas", "jamais", "sans", "aucun", "rien", "sin", "nunca", "non", "senza", "mai"}
+)
+_NEGATED: Final = ("n't", "n’t")
 _OUTER: Final = "\"'`.,;:!?()[]{}<>“”„«»「」『』、。，！？；：…"
 # Words that say nothing without the turn before. English and some neighbours, as an encoder for
 # them is the default; a turn of one or two words is left out in any language.
@@ -251,8 +260,28 @@ def _cut(whole: str) -> _Cut | ExactOnly:
             "before": text[:start],
             "figures": [figure.casefold().strip(_OUTER) for figure in _FIGURE.findall(compared)],
             "quoted": _QUOTED.findall(compared),
+            "names": _names(compared),
+            "negations": sum(
+                word in _NEGATIONS or word.endswith(_NEGATED)
+                for word in _PIECE.findall(compared.casefold())
+            ),
         },
     )
+
+
+def _names(text: str) -> list[str]:
+    """Return the words with a capital, but for those that begin a sentence, in their order.
+
+    "Spain and Italy" and "Italy and Spain" are 0.999 by cosine.
+    """
+    names = []
+    is_first = True
+    for piece in _PIECE.findall(text):
+        is_word = piece not in ".!?:\n"
+        if is_word and not is_first and piece[0].isupper() and re.split("['’]", piece)[0] != "I":
+            names.append(piece.casefold())
+        is_first = not is_word
+    return names
 
 
 def _last_part(text: str) -> int:

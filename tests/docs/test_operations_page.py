@@ -9,12 +9,18 @@ from typing import Any
 import pytest
 from prometheus_client import REGISTRY
 
+from cachestore.change_log import ChangeLog, log_name
 from cachestore.entry import StoredResponse
-from cachestore.leases import Held, Lease, Leases
+from cachestore.leases import Held, Lease, Leases, lease_key
 from cachestore.redis_link import RedisLink
-from cachestore.redis_store import RedisStore, entry_prefix
+from cachestore.redis_store import RedisStore, alias_prefix, entry_prefix, record_prefix
+from cachestore.vector_record import Meaning
+from cachestore.vector_records import VectorRecords
 from proxy import logs
+from proxy.embedding.metrics import EmbeddingMetrics
 from proxy.exchange import Exchange
+from proxy.lookup.meaning import ExactOnly
+from proxy.lookup.semantic_tier import Looked
 from proxy.metrics import Metrics, Outcome
 from proxy.operations import PATHS
 from tests.docs.pages import codes, part, read, rows, snippets
@@ -27,6 +33,7 @@ PARTS = {"counter": ("_total",), "gauge": ("",), "histogram": ("_bucket", "_sum"
 def registered() -> dict[str, tuple[str, dict[str, set[str]]]]:
     """Return type, and values by label, of each metric, by the name it has in PromQL."""
     Metrics()
+    EmbeddingMetrics()
     found = {}
     for family in REGISTRY.collect():
         if not family.name.startswith("recollect_"):
@@ -67,15 +74,28 @@ def test_every_outcome_is_documented_and_no_other() -> None:
     assert [codes(cell)[0] for cell, _ in rows(part(PAGE, "outcomes"))] == list(Outcome)
 
 
+def test_every_end_of_a_look_up_by_meaning_is_documented_and_no_other() -> None:
+    """In the code's order."""
+    assert [codes(cell)[0] for cell, _ in rows(part(PAGE, "looked"))] == list(Looked)
+
+
+@pytest.mark.parametrize("page", [PAGE, "docs/semantic.md"])
+def test_every_reason_for_exact_only_is_documented_and_no_other(page: str) -> None:
+    """In the code's order, where the metric is and where it is explained."""
+    assert [codes(cell)[0] for cell, *_ in rows(part(page, "exact-only"))] == list(ExactOnly)
+
+
 def test_promql_asks_for_metrics_and_label_values_that_exist() -> None:
     """A query for a name that does not exist gives no error, only nothing, for ever."""
     section = read(PAGE).partition("## What to watch")[2].partition("## When something fails")[0]
+    other_page = read("docs/semantic.md")
     series = {
         name.removesuffix("_total") + suffix if kind == "counter" else name + suffix: labels
         for name, (kind, labels) in registered().items()
         for suffix in PARTS[kind]
     }
     queries = [*snippets(section, "promql"), *(codes(row[1])[0] for row in rows(section))]
+    queries += snippets(other_page, "promql")
     asked = [found for query in queries for found in re.findall(r"(recollect_\w+)({.*?})?", query)]
 
     assert len(queries) > 5
@@ -112,6 +132,18 @@ def test_every_field_of_the_log_is_documented(caplog: pytest.LogCaptureFixture) 
 
     assert written.keys() <= set(codes(section))
     assert written.keys() == example.keys()
+
+
+def test_every_name_in_redis_is_documented() -> None:
+    """By its beginning, for the default namespace."""
+    table = {codes(cell)[0] for cell, _ in rows(read(PAGE).partition("### Redis")[2])}
+    key = bytes(32)
+    prefixes = [make("NAMESPACE") for make in (entry_prefix, alias_prefix, record_prefix)]
+    lease = lease_key("NAMESPACE", key)
+    names = {f"{prefix.decode()}HASH" for prefix in prefixes}
+    names |= {lease.decode().replace(key.hex(), "HASH"), log_name("NAMESPACE").decode()}
+
+    assert names <= table
 
 
 async def test_the_redis_user_has_all_the_rights_that_are_needed(own_redis: RedisServer) -> None:
@@ -153,5 +185,37 @@ async def test_the_redis_user_has_all_the_rights_that_are_needed(own_redis: Redi
         assert await store.delete(key)
         await link.execute(b"SET", entry_prefix(namespace) + key.hex().encode(), b"garbage")
         assert await store.get(key) is None
+        await _use_meanings(link, namespace, store, leases)
     finally:
         await link.close()
+
+
+async def _use_meanings(link: RedisLink, namespace: str, store: RedisStore, leases: Leases) -> None:
+    """Have Redis do all that only the semantic tier asks of it."""
+    key, other, partition, encoder, vector = bytes(32), b"o" * 32, b"p" * 32, "5" * 32, bytes(8)
+    log, records = ChangeLog(link, namespace), VectorRecords(link, namespace)
+    entry = StoredResponse(key, 0.0, 1e12, 0.0, b"head", b"body")
+    mark = await log.mark()
+    lease = await store.get_or_lease(leases.draft(key), follows_aliases=True)
+    assert isinstance(lease, Lease)
+    assert await store.put(entry, lease, Meaning(partition, "What is it?"))
+    lease = await store.get_or_lease(leases.draft(other), follows_aliases=True)
+    assert isinstance(lease, Lease)
+    assert await store.put_alias(other, key, lease)
+    assert await store.get(other, follows_aliases=True) == entry
+    changes = await log.read(mark, 10)
+    assert changes is not None
+    assert changes.keys == [key]
+    assert await records.keep_vector(key, partition, encoder, vector)
+    [record] = await records.read([key], encoder)
+    assert record is not None
+    assert record.vector == vector
+    assert (await records.scan(0))[1] == [key]
+    await link.execute(b"UNLINK", entry_prefix(namespace) + key.hex().encode())
+    await records.forget_gone([key])
+    assert await records.read([key], encoder) == [None]
+    assert await store.put(entry, None, Meaning(partition, "What is it?"))
+    await link.execute(b"HSET", record_prefix(namespace) + key.hex().encode(), b"m", b"garbage")
+    assert await records.read([key], encoder) == [None]
+    assert await store.put(entry, None, Meaning(partition, "What is it?"))
+    assert await store.delete(key)
