@@ -8,6 +8,7 @@ since the servers' CPU time is what counts here, not requests per second.
 
 import select
 import socket
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -126,3 +127,31 @@ def ask(port: int, request: bytes) -> bytes:
     answers: list[bytes] = []
     drive(port, [request], 1, answers.append)
     return answers[0]
+
+
+def time_each(
+    port: int, requests: Sequence[bytes], check: Callable[[bytes], None], pause_s: float = 0.0
+) -> list[float]:
+    """Send the requests one after the other; return the seconds to each answer's first byte.
+
+    Args:
+        port: Of the server.
+        requests: What is sent.
+        check: Is shown each answer, head and all.
+        pause_s: How long nothing is sent after each answer.
+    """
+    seconds = []
+    connection = _Connection(port)
+    try:
+        for request in requests:
+            began = time.perf_counter()
+            connection.socket.sendall(request)
+            select.select([connection.socket], [], [], _STALLED_S)
+            seconds.append(time.perf_counter() - began)
+            while not connection.read_and_check(check):
+                pass
+            if pause_s:
+                time.sleep(pause_s)
+    finally:
+        connection.socket.close()
+    return seconds

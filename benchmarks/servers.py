@@ -135,7 +135,7 @@ def nginx(folder: Path, upstream: Server) -> Iterator[Server]:
     with processes.running(["nginx", "-p", str(home), "-c", str(config)], log) as process:
         processes.wait_for_port(port, process, log)
         # The port is open before there is a worker; master and cache manager only look on.
-        while not (workers := _with_word(process.pid, "nginx: worker process")):
+        while not (workers := with_word(process.pid, "nginx: worker process")):
             time.sleep(0.005)
         yield Server(port, workers)
 
@@ -179,7 +179,7 @@ class Serving:
 
     def worker_pid(self) -> int:
         """Return the process of the only worker."""
-        workers = _with_word(self.process.pid, "proxy.worker")
+        workers = with_word(self.process.pid, "proxy.worker")
         if len(workers) != 1:
             raise RuntimeError(f"expected one worker, found {workers}")
         return workers[0]
@@ -187,16 +187,32 @@ class Serving:
 
 @contextlib.contextmanager
 def recollect_serve(
-    folder: Path, upstream: Server, redis_server: Redis, l1_bytes: int
+    folder: Path,
+    upstream: Server,
+    redis_server: Redis,
+    l1_bytes: int,
+    *,
+    semantic: str = 'mode = "off"',
+    home: Path | None = None,
 ) -> Iterator[Serving]:
-    """Run `recollect serve` with one worker and default settings, metrics on."""
-    home = folder / f"recollect{sum(1 for _ in folder.glob('recollect*'))}"
-    home.mkdir()
+    """Run `recollect serve` with one worker and default settings, metrics on.
+
+    Args:
+        folder: Where its own folder is made.
+        upstream: Where misses go.
+        redis_server: Where answers lie.
+        l1_bytes: Size of the memory tier.
+        semantic: The settings of that section, in TOML.
+        home: Its own folder, if it is to find one from before.
+    """
+    home = home or folder / f"recollect{sum(1 for _ in folder.glob('recollect*'))}"
+    home.mkdir(exist_ok=True)
     config = home / "recollect.toml"
     config.write_text(
         f'[server]\ndata_dir = "{home}"\n'
         f'[redis]\nurl = "{redis_server.url}"\n'
         f"[cache]\nl1_bytes = {l1_bytes}\n"
+        f"[semantic]\n{semantic}\n"
     )
     port = processes.free_port()
     command = [str(Path(sys.executable).with_name("recollect")), "serve"]
@@ -215,11 +231,12 @@ def recollect(
 ) -> Iterator[Server]:
     """Run `recollect serve` and wait until it is ready."""
     with recollect_serve(folder, upstream, redis_server, l1_bytes) as serving:
-        _wait_until_ready(serving)
+        wait_until_ready(serving)
         yield Server(serving.port, tuple(processes.tree(serving.process.pid)))
 
 
-def _wait_until_ready(serving: Serving) -> None:
+def wait_until_ready(serving: Serving) -> None:
+    """Return once `/readyz` says so."""
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline and serving.process.poll() is None:
         with contextlib.suppress(OSError, load.UnexpectedAnswer):
@@ -244,5 +261,6 @@ def _python_server(log: Path, module: str, *arguments: str) -> Iterator[Server]:
         yield Server(port, (process.pid,))
 
 
-def _with_word(parent: int, word: str) -> tuple[int, ...]:
+def with_word(parent: int, word: str) -> tuple[int, ...]:
+    """Return a process' descendants that have `word` in their command line."""
     return tuple(pid for pid in processes.tree(parent) if word in processes.command_line(pid))

@@ -42,14 +42,40 @@ def request(model: str, number: int, *, stream: bool = False, fields: bytes = b"
             }
         )
 
-    body = document(_prose(BODY_BYTES - len(document(""))))
+    return _post(document(_prose(BODY_BYTES - len(document("")))), fields)
+
+
+def question(text: str) -> bytes:
+    """Return a chat completion request that asks `text`, headers included."""
+    return _post(
+        _compact(
+            {
+                "model": JSON_MODEL,
+                "messages": [
+                    {"role": "system", "content": "You are a helpful assistant."},
+                    {"role": "user", "content": text},
+                ],
+                "temperature": 0.2,
+                "max_tokens": 256,
+            }
+        ),
+        b"",
+    )
+
+
+def gptcache(action: str, prompt: str, answer: str = "") -> bytes:
+    """Return a request for GPTCache's server: `put` or `get`."""
+    return _post(_compact({"prompt": prompt, "answer": answer}), b"", f"/{action}".encode())
+
+
+def _post(body: bytes, fields: bytes, path: bytes = b"/v1/chat/completions") -> bytes:
     return (
-        b"POST /v1/chat/completions HTTP/1.1\r\n"
+        b"POST %b HTTP/1.1\r\n"
         b"Host: 127.0.0.1\r\n"
         b"Authorization: Bearer sk-benchmark-0123456789abcdef\r\n"
         b"Accept: application/json\r\n"
         b"Content-Type: application/json\r\n"
-        b"%bContent-Length: %d\r\n\r\n%b" % (fields, len(body), body)
+        b"%bContent-Length: %d\r\n\r\n%b" % (path, fields, len(body), body)
     )
 
 

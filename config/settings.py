@@ -272,7 +272,7 @@ class SemanticSettings(_Section):
     threads: int = Field(default=1, ge=1, le=256)
     """Threads of the encoder on the CPU."""
 
-    max_batch: int = Field(default=32, ge=1, le=1024)
+    max_batch: int = Field(default=16, ge=1, le=1024)
     """Most texts encoded together."""
 
     max_queued: int = Field(default=256, ge=1, le=65_536)

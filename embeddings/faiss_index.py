@@ -1,8 +1,9 @@
 """The index of one host: each partition's vectors in memory, the coldest ones on disk.
 
 One thread owns everything and does one thing at a time; the event loop hands it whole calls. What
-takes long and only reads (making a graph anew, writing it) runs on a second thread while that
-graph is frozen: searches go on, additions wait in the tail.
+takes long and only reads (writing a snapshot, making a graph anew) has a thread of its own, which
+asks the owner for copies and holds the graph it reads: searches go on, additions wait in the tail.
+These threads may wait for the owner, never the other way round.
 """
 
 import asyncio
@@ -11,6 +12,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -29,14 +31,15 @@ from embeddings.partition import Graph, Partition
 from embeddings.snapshot import (
     FORMAT,
     Part,
+    PartsWriter,
     SnapshotError,
     discard,
+    make_durable,
     read_graph,
     read_manifest,
     read_parts,
     write_graph,
     write_manifest,
-    write_parts,
 )
 
 _Result = TypeVar("_Result")
@@ -45,8 +48,29 @@ _SLICE: Final = 16
 """Vectors moved into graphs between two calls: about 2 ms, which a search may have to wait."""
 _LOOKED_THROUGH: Final = 500
 """Partitions looked through for what has to go, between two calls: about 2 ms."""
+_REMOVED: Final = 1000
+"""Vectors removed of those, between two calls: about 2 ms."""
+_COPIED_BYTES: Final = 4 * 1024**2
+"""Memory copied for a snapshot between two calls: about 2 ms."""
 
 _log = logging.getLogger("recollect.embeddings")
+
+
+@dataclass(frozen=True, slots=True)
+class _Spilled:
+    """A partition on disk.
+
+    Attributes:
+        files: The flat part, then the graph if there is one.
+        keys: Of all its vectors.
+        expires_at: When the last of them expires.
+        oldest: The generation of the one that was added first.
+    """
+
+    files: tuple[str, ...]
+    keys: frozenset[bytes]
+    expires_at: float
+    oldest: int
 
 
 class FaissIndex:
@@ -77,22 +101,19 @@ class FaissIndex:
         self._observer = observer
         # Coldest first.
         self._partitions: OrderedDict[bytes, Partition] = OrderedDict()
-        self._spilled: dict[bytes, tuple[str, ...]] = {}
-        """Files of partitions out of memory: the flat part, then the graph."""
-        self._spilled_keys: dict[bytes, set[bytes]] = {}
+        self._spilled: dict[bytes, _Spilled] = {}
         self._where: dict[bytes, bytes] = {}
         """Each key's partition."""
         self._held_bytes = 0
         self._generation = 0
-        self._graph_files: dict[bytes, tuple[Graph, int, str]] = {}
-        """A partition's graph as it was written: the graph, its rows, the file."""
         self._untidy: set[bytes] = set()
         """Partitions that may have something to move, or to be rid of."""
         self._is_tending = False
         self._is_closed = False
-        self._owner = ThreadPoolExecutor(1, thread_name_prefix="index")
-        self._second = ThreadPoolExecutor(1, thread_name_prefix="index-files")
-        faiss.omp_set_num_threads(1)
+        # OpenMP's number of threads is a setting of each thread that asks.
+        self._owner = ThreadPoolExecutor(1, "index", faiss.omp_set_num_threads, (1,))
+        self._saver = ThreadPoolExecutor(1, "index-saver")
+        self._renewer = ThreadPoolExecutor(1, "index-renewer", faiss.omp_set_num_threads, (1,))
 
     async def search(
         self, queries: Sequence[tuple[bytes, Vector]], k: int, now: float
@@ -109,6 +130,10 @@ class FaissIndex:
             if len(one.key) != KEY_BYTES or len(one.partition) != PARTITION_BYTES:
                 raise ValueError("a key and a partition have 32 bytes")
         await self._run(self._add, vectors)
+        # Who adds faster than graphs grow waits for them: a long tail would make searches slow.
+        names = {one.partition for one in vectors}
+        while await self._run(self._is_behind, names):
+            pass
 
     async def remove(self, keys: Sequence[bytes]) -> None:
         """Forget the vectors under `keys`."""
@@ -116,7 +141,9 @@ class FaissIndex:
 
     async def expire(self, now: float) -> int:
         """Forget what has expired by `now`; return how many vectors that were."""
-        return await self._remove_where(lambda partition: partition.expired(now))
+        # On disk only what has expired as a whole: the rest is not found there either.
+        removed = await self._run(self._drop_spilled, lambda one: one.expires_at <= now)
+        return removed + await self._remove_where(lambda partition: partition.expired(now))
 
     async def begin_sweep(self) -> None:
         """Begin a rebuild."""
@@ -124,17 +151,21 @@ class FaissIndex:
 
     async def end_sweep(self) -> int:
         """Forget what was not added since `begin_sweep`; return how many vectors that were."""
-        return await self._remove_where(lambda partition: partition.older_than(self._generation))
+        generation = self._generation
+        removed = await self._remove_where(lambda partition: partition.older_than(generation))
+        # What lies on disk, and was not looked at from there, is read one by one.
+        for name in await self._run(self._spilled_before, generation):
+            removed += await self._run(self._remove_old, name, generation)
+        return removed
 
     async def save(self, position: str) -> None:
-        """Write a snapshot that stands at `position`."""
-        parts, graphs = await self._run(self._begin_save)
-        try:
-            await asyncio.wrap_future(
-                self._second.submit(self._write, position, parts, graphs, dict(self._spilled))
-            )
-        finally:
-            await self._run(self._thaw, [partition for partition, _ in graphs])
+        """Write a snapshot that stands at `position`.
+
+        It may hold what was added while it was written: who goes on from `position` looks at that
+        once more.
+        """
+        # Goes on to its end if the caller is cancelled; the next one comes after it.
+        await asyncio.wrap_future(self._saver.submit(self._save, position))
 
     async def load(self) -> str | None:
         """Take up the snapshot; return its position, None if there is none to be used."""
@@ -147,18 +178,18 @@ class FaissIndex:
     async def close(self) -> None:
         """End the threads. Nothing is saved."""
         self._is_closed = True
-        # A graph that is being written is waited for; one that waits to be is not.
-        await asyncio.to_thread(self._second.shutdown, cancel_futures=True)
-        await asyncio.to_thread(self._owner.shutdown, cancel_futures=True)
+        # They see that it is closed, and end soon. The owner last: they may wait for it.
+        for thread in (self._saver, self._renewer, self._owner):
+            await asyncio.to_thread(thread.shutdown, cancel_futures=True)
 
     async def _remove_where(self, found: Callable[[Partition], list[bytes]]) -> int:
-        # Some at a time: searches have their turn between. What lies on disk is left: what has
-        # expired is not found there either.
+        # Some at a time: searches have their turn between.
         names = await self._run(lambda: list(self._partitions))
         removed = 0
         for at in range(0, len(names), _LOOKED_THROUGH):
             some = names[at : at + _LOOKED_THROUGH]
-            removed += await self._run(self._remove_found, some, found)
+            while count := await self._run(self._remove_found, some, found):
+                removed += count
         return removed
 
     def _check(self, vector: Vector) -> None:
@@ -177,7 +208,8 @@ class FaissIndex:
         for name, vector in queries:
             partition = self._in_memory(name)
             found.append([] if partition is None else partition.search(vector, k, now))
-        self._spill()
+        if self._held_bytes > self._memory_bytes:
+            self._later(self._spill)  # nobody waits for that
         return found
 
     def _add(self, vectors: Sequence[IndexedVector]) -> None:
@@ -199,6 +231,11 @@ class FaissIndex:
         self._spill()
         self._tend_soon()
 
+    def _is_behind(self, names: set[bytes]) -> bool:
+        # Asked again behind the next slice that `_tend` moves.
+        some = (self._partitions.get(name) for name in names)
+        return self._is_tending and any(one is not None and one.is_behind for one in some)
+
     def _remove(self, keys: Sequence[bytes]) -> None:
         for key in keys:
             name = self._where.pop(key, None)
@@ -208,27 +245,47 @@ class FaissIndex:
             size = partition.size_bytes
             partition.remove(key)
             self._held_bytes += partition.size_bytes - size
-            self._look_later(partition)
-            if not partition and not partition.frozen:
-                self._held_bytes -= partition.size_bytes
-                del self._partitions[name]
-                self._graph_files.pop(name, None)
+            if partition:
+                self._look_later(partition)
+            else:
+                self._forget(partition)
         self._spill()
         self._tend_soon()
 
+    def _forget(self, partition: Partition) -> None:
+        self._held_bytes -= partition.size_bytes
+        del self._partitions[partition.name]
+        self._untidy.discard(partition.name)
+
     def _remove_found(self, names: Sequence[bytes], found: Callable[[Partition], Any]) -> int:
         partitions = [self._partitions[name] for name in names if name in self._partitions]
-        keys = [key for partition in partitions for key in found(partition)]
+        keys = [key for partition in partitions for key in found(partition)][:_REMOVED]
         self._remove(keys)
         return len(keys)
 
+    def _drop_spilled(self, is_over: Callable[[_Spilled], bool]) -> int:
+        removed = 0
+        for name, spilled in list(self._spilled.items()):
+            if is_over(spilled):
+                del self._spilled[name]
+                for key in spilled.keys:
+                    del self._where[key]
+                removed += len(spilled.keys)
+        return removed
+
     def _begin_sweep(self) -> None:
         self._generation += 1
-        # Vectors on disk cannot be marked: they are read anew from the store like all others.
-        for name in list(self._spilled):
-            for key in self._spilled_keys[name]:
-                self._where.pop(key, None)
-            del self._spilled[name], self._spilled_keys[name]
+
+    def _spilled_before(self, generation: int) -> list[bytes]:
+        return [name for name, one in self._spilled.items() if one.oldest < generation]
+
+    def _remove_old(self, name: bytes, generation: int) -> int:
+        partition = self._in_memory(name)
+        if partition is None:
+            return 0
+        keys = partition.older_than(generation)
+        self._remove(keys)
+        return len(keys)
 
     def _stats(self) -> IndexStats:
         living = self._partitions.values()
@@ -237,7 +294,7 @@ class FaissIndex:
             vectors={
                 "flat": sum(map(len, living)) - in_graphs,
                 "graph": in_graphs,
-                "spilled": sum(map(len, self._spilled_keys.values())),
+                "spilled": sum(len(one.keys) for one in self._spilled.values()),
             },
             partitions=len(self._partitions) + len(self._spilled),
             bytes=self._held_bytes,
@@ -252,7 +309,11 @@ class FaissIndex:
     def _tend_soon(self) -> None:
         if self._untidy and not self._is_tending and not self._is_closed:
             self._is_tending = True
-            self._owner.submit(self._tend)
+            self._later(self._tend)
+
+    def _later(self, call: Callable[..., None], *args: Any) -> None:
+        """Do something behind the calls that have come meanwhile; from any thread."""
+        self._owner.submit(call, *args).add_done_callback(_log_failure)
 
     def _tend(self) -> None:
         """Move some vectors into a graph; go on behind the calls that have come meanwhile."""
@@ -274,24 +335,33 @@ class FaissIndex:
         graph = partition.graph
         if graph is None:
             return
-        partition.frozen = True
-        making = self._second.submit(graph.without_dead)
+        if not partition.in_graph:
+            self._held_bytes -= partition.size_bytes
+            partition.graph = None
+            self._held_bytes += partition.size_bytes
+            return
+        partition.holds += 1
+        making = self._renewer.submit(graph.without_dead, lambda: not self._is_closed)
         making.add_done_callback(lambda made: self._hand_back(partition, made))
 
-    def _hand_back(self, partition: Partition, made: "Future[Graph]") -> None:
-        # On the second thread, or on the one that cancelled it while closing.
+    def _hand_back(self, partition: Partition, made: "Future[Graph | None]") -> None:
+        # On the thread that made it, or on the one that cancelled it while closing.
         if not self._is_closed:
-            self._owner.submit(self._renewed, partition, made)
+            self._later(self._renewed, partition, made)
 
-    def _renewed(self, partition: Partition, made: "Future[Graph]") -> None:
-        partition.frozen = False
+    def _renewed(self, partition: Partition, made: "Future[Graph | None]") -> None:
+        partition.holds -= 1
         error = made.exception()
         if error is not None:
             _log.error("a graph could not be made anew", exc_info=error)
             return
-        size = partition.size_bytes
-        partition.take_over(made.result())
-        self._held_bytes += partition.size_bytes - size
+        if self._partitions.get(partition.name) is not partition:
+            return  # its last vector has gone meanwhile
+        graph = made.result()
+        if graph is not None:
+            size = partition.size_bytes
+            partition.take_over(graph)
+            self._held_bytes += partition.size_bytes - size
         self._look_later(partition)
         self._tend_soon()
 
@@ -303,21 +373,19 @@ class FaissIndex:
         if partition is not None:
             self._partitions.move_to_end(name)
             return partition
-        files = self._spilled.pop(name, None)
-        if files is None:
+        spilled = self._spilled.pop(name, None)
+        if spilled is None:
             return None
-        keys = self._spilled_keys.pop(name)
         try:
-            partition = self._read(name, files)
+            partition = self._read(name, spilled.files)
         except SnapshotError as error:
             _log.error("a partition was lost: %s", error)
-            for key in keys:
+            for key in spilled.keys:
                 self._where.pop(key, None)
             return None
-        for key in set(partition.keys) - keys:
-            partition.remove(key)
         self._partitions[name] = partition
         self._held_bytes += partition.size_bytes
+        self._look_later(partition)
         return partition
 
     def _read(self, name: bytes, files: Sequence[str]) -> Partition:
@@ -330,12 +398,10 @@ class FaissIndex:
         graph = None
         if graph_file is not None:
             graph = read_graph(self._folder, graph_file, part)
-            self._graph_files[part.name] = (graph, len(graph.keys), graph_file)
         elif part.graph is not None:
             raise SnapshotError("a graph has no file")
         partition = Partition(part.name, self._dimension)
-        partition.restore(part.keys, part.vectors, part.expires_at, graph)
-        partition.touch(self._generation)
+        partition.restore(part.keys, part.vectors, part.expires_at, part.generations, graph)
         return partition
 
     def _spill(self) -> None:
@@ -347,54 +413,68 @@ class FaissIndex:
             partition = self._partitions[name]
             if self._held_bytes <= self._memory_bytes or len(self._partitions) == 1:
                 return
-            if partition.frozen:
+            if partition.holds:
                 continue
             try:
-                files = self._written(partition)
+                spilled = self._put_on_disk(partition)
             except (OSError, RuntimeError) as error:
                 _log.error("a partition cannot be put on disk: %s", error)
                 return
             self._held_bytes -= partition.size_bytes
             del self._partitions[name]
-            self._spilled[name] = files
-            self._spilled_keys[name] = set(partition.keys)
+            self._spilled[name] = spilled
 
-    def _written(self, partition: Partition) -> tuple[str, ...]:
-        flat = write_parts(self._folder, [_part(partition)])
-        if partition.graph is None:
-            return (flat,)
-        return flat, self._graph_file(partition.name, partition.graph)
+    def _put_on_disk(self, partition: Partition) -> _Spilled:
+        with PartsWriter(self._folder) as writer:
+            writer.write(_part(partition))
+            files: tuple[str, ...] = (writer.finish(),)
+        if partition.graph is not None:
+            files += (self._graph_file(partition.graph),)
+        return _spilled(partition, files)
 
-    def _graph_file(self, name: bytes, graph: Graph) -> str:
+    def _graph_file(self, graph: Graph) -> str:
         """Return the file that holds `graph`'s index, written now unless it is there."""
-        known = self._graph_files.get(name)
-        is_written = known is not None and known[0] is graph and known[1] == len(graph.keys)
-        if known is not None and is_written and (self._folder / known[2]).exists():
-            return known[2]
-        file = write_graph(self._folder, graph)
-        self._graph_files[name] = (graph, len(graph.keys), file)
-        return file
+        if graph.file is None or not (self._folder / graph.file).exists():
+            graph.file = write_graph(self._folder, graph)
+        return graph.file
 
     # Snapshots.
 
-    def _begin_save(self) -> tuple[list[Part], list[tuple[Partition, Graph]]]:
-        """Copy what is flat, and freeze the graphs."""
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        graphs = []
-        for partition in self._partitions.values():
-            # One that is being made anew is only read, here as there.
-            if partition.graph is not None:
-                graphs.append((partition, partition.graph))
-        parts = [_part(partition) for partition in self._partitions.values()]
-        for partition, _ in graphs:
-            partition.frozen = True
-        return parts, graphs
+    def _copy(
+        self, names: list[bytes]
+    ) -> tuple[list[tuple[Partition, Part]], dict[bytes, _Spilled]]:
+        """Take some of `names` away, and return what they name.
 
-    def _thaw(self, partitions: Sequence[Partition]) -> None:
-        for partition in partitions:
-            partition.frozen = False
-            self._look_later(partition)
+        Partitions are held until `_let_go`: their graphs are still to be written.
+        """
+        copies: list[tuple[Partition, Part]] = []
+        spilled: dict[bytes, _Spilled] = {}
+        copied_bytes = 0
+        while names and copied_bytes < _COPIED_BYTES:
+            name = names.pop()
+            partition = self._partitions.get(name)
+            if partition is not None:
+                partition.holds += 1
+                copies.append((partition, _part(partition)))
+                copied_bytes += partition.size_bytes
+            elif name in self._spilled:
+                spilled[name] = self._spilled[name]
+        return copies, spilled
+
+    def _let_go(self, copies: list[tuple[Partition, Part]]) -> None:
+        for partition, part in copies:
+            partition.holds -= 1
+            ours, written = partition.graph, part.graph
+            # It may have been made anew meanwhile.
+            if ours is not None and written is not None and ours.index is written.index:
+                ours.file = written.file
+            if self._partitions.get(partition.name) is partition:
+                self._look_later(partition)
         self._tend_soon()
+
+    def _discard_but(self, kept: set[str]) -> None:
+        # A partition may have been put on disk since.
+        discard(self._folder, kept | {name for one in self._spilled.values() for name in one.files})
 
     def _load(self) -> str | None:
         began = time.perf_counter()
@@ -404,15 +484,15 @@ class FaissIndex:
                 discard(self._folder, set())
                 return None
             position = self._take_up(manifest)
-        except (SnapshotError, KeyError, TypeError, ValueError) as error:
+        except (SnapshotError, LookupError, TypeError, ValueError) as error:
             _log.warning("the snapshot of the index is not used: %s", error)
             self._observer.snapshot("unusable", time.perf_counter() - began)
-            for table in (self._partitions, self._spilled, self._spilled_keys, self._where):
+            for table in (self._partitions, self._spilled, self._where):
                 table.clear()
-            self._graph_files.clear()
             self._held_bytes = 0
             discard(self._folder, set())
             return None
+        self._spill()
         self._tend_soon()
         return position
 
@@ -421,37 +501,55 @@ class FaissIndex:
         wanted = (FORMAT, self._fingerprint, self._dimension)
         if (manifest["format"], manifest["fingerprint"], manifest["dimension"]) != wanted:
             raise SnapshotError("it is of another format or encoder")
+        self._generation = int(manifest["generation"])
         graph_files = {bytes.fromhex(name): str(file) for name, file in manifest["graphs"].items()}
         for part in read_parts(self._folder, str(manifest["flat"]), self._dimension):
             partition = self._restored(part, graph_files.get(part.name))
+            self._claim(partition.keys, partition.name)
             self._partitions[part.name] = partition
             self._held_bytes += partition.size_bytes
             self._look_later(partition)
-            self._where.update(dict.fromkeys(partition.keys, partition.name))
         for name_hex, files in manifest["spilled"].items():
             name = bytes.fromhex(name_hex)
-            [part] = read_parts(self._folder, str(files[0]), self._dimension)
-            keys = set(part.keys)
-            if part.graph is not None:
-                keys |= {key for key in part.graph.keys if key is not None}
-            self._spilled[name] = tuple(map(str, files))
-            self._spilled_keys[name] = keys
-            self._where.update(dict.fromkeys(keys, name))
+            partition = self._read(name, [str(file) for file in files])
+            self._claim(partition.keys, name)
+            self._spilled[name] = _spilled(partition, tuple(map(str, files)))
         return str(manifest["position"])
 
-    # On the second thread.
+    def _claim(self, keys: list[bytes], name: bytes) -> None:
+        # A key that went from one partition to another while the snapshot was written is in both;
+        # the log of changes says where it belongs.
+        if not self._where.keys().isdisjoint(keys):
+            self._remove([key for key in keys if key in self._where])
+        self._where.update(dict.fromkeys(keys, name))
 
-    def _write(
-        self,
-        position: str,
-        parts: list[Part],
-        graphs: list[tuple[Partition, Graph]],
-        spilled: dict[bytes, tuple[str, ...]],
-    ) -> None:
-        flat = write_parts(self._folder, parts)
-        files = {
-            partition.name: self._graph_file(partition.name, graph) for partition, graph in graphs
-        }
+    # On the saver's thread.
+
+    def _ask(self, call: Callable[..., _Result], *args: Any) -> _Result:
+        return self._owner.submit(call, *args).result()
+
+    def _save(self, position: str) -> None:
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        names = self._ask(lambda: [*self._partitions, *self._spilled])
+        graph_files: dict[bytes, str] = {}
+        spilled: dict[bytes, _Spilled] = {}
+        with PartsWriter(self._folder) as writer:
+            while names:
+                if self._is_closed:
+                    raise SnapshotError("the index was closed before it was saved")
+                copies, some_spilled = self._ask(self._copy, names)
+                spilled |= some_spilled
+                try:
+                    for _, part in copies:
+                        writer.write(part)
+                        if part.graph is not None:
+                            graph_files[part.name] = self._graph_file(part.graph)
+                finally:
+                    self._ask(self._let_go, copies)
+            flat = writer.finish()
+        files = {flat, *graph_files.values()}
+        files |= {file for one in spilled.values() for file in one.files}
+        make_durable(self._folder, files)
         write_manifest(
             self._folder,
             {
@@ -459,31 +557,28 @@ class FaissIndex:
                 "fingerprint": self._fingerprint,
                 "dimension": self._dimension,
                 "position": position,
+                "generation": self._generation,
                 "flat": flat,
-                "graphs": {name.hex(): file for name, file in files.items()},
-                "spilled": {name.hex(): list(names) for name, names in spilled.items()},
+                "graphs": {name.hex(): file for name, file in graph_files.items()},
+                "spilled": {name.hex(): one.files for name, one in spilled.items()},
             },
         )
-        kept = {"manifest.json", "encoder.json", flat, *files.values()}
-        kept |= {name for names in spilled.values() for name in names}
-        self._owner.submit(self._discard_but, kept)
-
-    def _discard_but(self, kept: set[str]) -> None:
-        # On the owner's thread: a partition may have been put on disk since.
-        discard(self._folder, kept | {name for names in self._spilled.values() for name in names})
+        # Waited for, so that it does not take away what the next snapshot has written.
+        self._ask(self._discard_but, files)
 
 
 def _part(partition: Partition) -> Part:
     """Return a copy of a partition, but for its graph's index."""
-    keys, vectors, expires_at = partition.tail()
     graph = partition.graph
-    if graph is not None:
-        rows = len(graph.keys)
-        graph = Graph(
-            None,
-            list(graph.keys),
-            graph.expires_at[:rows].copy(),
-            graph.generations[:rows].copy(),
-            graph.dead,
-        )
-    return Part(partition.name, keys, vectors, expires_at, graph)
+    return Part(partition.name, *partition.tail(), None if graph is None else graph.copy())
+
+
+def _spilled(partition: Partition, files: tuple[str, ...]) -> _Spilled:
+    return _Spilled(
+        files, frozenset(partition.keys), partition.last_expiry, partition.oldest_generation
+    )
+
+
+def _log_failure(done: "Future[None]") -> None:
+    if not done.cancelled() and (error := done.exception()) is not None:
+        _log.error("the index was not tended", exc_info=error)

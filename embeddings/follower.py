@@ -150,9 +150,8 @@ class Follower:
     async def _load(self) -> None:
         began = time.perf_counter()
         position = await self._index.load()
-        self._observer.snapshot(
-            "unusable" if position is None else "loaded", time.perf_counter() - began
-        )
+        if position is not None:
+            self._observer.snapshot("loaded", time.perf_counter() - began)
         self._has_loaded = True
         self._save_at = time.monotonic() + self._snapshot_every_s
         self._position = self._saved = position

@@ -6,10 +6,11 @@ the older ones over, some at a time, whenever its owner has time for `tend`. Wha
 replaced by the tail's last; what leaves the graph stays in it as a dead row, until the graph is
 made anew without them.
 
-Not shared between threads, but for one thing: a graph that is `frozen` may be read by another.
+Not shared between threads, but for one thing: while a partition is held, another thread may read
+its graph, to which nothing is added then.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -30,6 +31,10 @@ _EF_CONSTRUCTION: Final = 40
 _SPARE: Final = 4
 _LEAST_DEAD: Final = 500
 _DEAD_SHARE: Final = 0.25
+_SAMPLE: Final = 10_000
+_AT_ONCE: Final = 200
+_MARGIN: Final = 0.25
+"""Of each number's range in the sample, on both sides: what comes later may lie outside of it."""
 
 _TAIL_BYTES: Final = 330
 """What a key takes beside its vector: itself, two dictionaries' places, a number; measured."""
@@ -46,6 +51,7 @@ class Graph:
         expires_at: By row, Unix seconds.
         generations: By row, of the sweep in which it was last added.
         dead: Rows that are.
+        file: That holds the index as it is now, if one does.
     """
 
     index: Any
@@ -53,6 +59,7 @@ class Graph:
     expires_at: NDArray[np.float64]
     generations: NDArray[np.int32]
     dead: int = 0
+    file: str | None = None
 
     @classmethod
     def trained(cls, sample: NDArray[np.float32]) -> "Graph":
@@ -64,6 +71,9 @@ class Graph:
             faiss.METRIC_INNER_PRODUCT,
         )
         index.hnsw.efConstruction = _EF_CONSTRUCTION
+        # Not in faiss' stub.
+        quantizer = faiss.downcast_index(index.storage).sq  # type: ignore[attr-defined]
+        quantizer.rangestat_arg = _MARGIN
         index.train(sample)
         return cls(index, [], np.empty(0, np.float64), np.empty(0, np.int32))
 
@@ -85,20 +95,42 @@ class Graph:
         self.generations[first:end] = generations
         self.index.add(vectors)
         self.keys.extend(keys)
+        self.file = None
         return first
 
-    def without_dead(self) -> "Graph":
-        """Return the same without its dead rows. Reads only: may run on another thread."""
-        rows = np.array([row for row, key in enumerate(self.keys) if key is not None], np.int64)
-        vectors = np.empty((len(rows), self.index.d), np.float32)
-        for at, row in enumerate(rows):
-            self.index.reconstruct(int(row), vectors[at])
-        smaller = Graph.trained(vectors)
-        keys = [self.keys[row] for row in rows]
-        # A key may have died since the rows were listed; whoever takes the graph over looks.
-        smaller.add(
-            [key or b"" for key in keys], vectors, self.expires_at[rows], self.generations[rows]
+    def copy(self) -> "Graph":
+        """Return what stays as it is now whatever dies meanwhile; the index is shared."""
+        rows = len(self.keys)
+        return Graph(
+            self.index,
+            list(self.keys),
+            self.expires_at[:rows].copy(),
+            self.generations[:rows].copy(),
+            self.dead,
+            self.file,
         )
+
+    def without_dead(self, goes_on: Callable[[], bool] = lambda: True) -> "Graph | None":
+        """Return the same without its dead rows; None if it does not go on.
+
+        Reads only: may run on another thread.
+        """
+        rows = np.array([row for row, key in enumerate(self.keys) if key is not None], np.int64)
+        if not len(rows):
+            return None
+        step = max(1, len(rows) // _SAMPLE)
+        smaller = Graph.trained(self.index.reconstruct_batch(rows[::step]))
+        for at in range(0, len(rows), _AT_ONCE):
+            if not goes_on():
+                return None
+            some = rows[at : at + _AT_ONCE]
+            # A key may have died since the rows were listed; whoever takes the graph over looks.
+            smaller.add(
+                [self.keys[row] or b"" for row in some],
+                self.index.reconstruct_batch(some),
+                self.expires_at[some],
+                self.generations[some],
+            )
         return smaller
 
 
@@ -112,8 +144,8 @@ class Partition:
         "_rows",
         "_tail",
         "dimension",
-        "frozen",
         "graph",
+        "holds",
         "name",
     )
 
@@ -122,7 +154,8 @@ class Partition:
         self.name = name
         self.dimension = dimension
         self.graph: Graph | None = None
-        self.frozen = False
+        # How many read the graph on another thread.
+        self.holds = 0
         # A key's row: in the tail from 0 up, in the graph from -1 down.
         self._rows: dict[bytes, int] = {}
         self._keys: list[bytes] = []
@@ -251,15 +284,25 @@ class Partition:
     def is_untidy(self) -> bool:
         """Whether vectors should move from the tail into the graph."""
         count = len(self._keys)
-        return not self.frozen and (count > 0 if self.graph is not None else count > GRAPH_AT)
+        return not self.holds and (count > 0 if self.graph is not None else count > GRAPH_AT)
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether so much should move that it makes searches slow."""
+        return self.is_untidy and len(self._keys) > 2 * GRAPH_AT
+
+    def begin_graph(self) -> None:
+        """Have a graph, empty, made for vectors like those in the tail."""
+        self.graph = Graph.trained(self._tail[: len(self._keys)])
 
     def tend(self, most: int) -> None:
         """Move at most `most` vectors from the tail into the graph."""
         if not self.is_untidy:
             return
-        if self.graph is None:
-            self.graph = Graph.trained(self._tail[: len(self._keys)])
         count = len(self._keys)
+        if self.graph is None:
+            self.begin_graph()
+        assert self.graph is not None
         first = max(0, count - most)
         keys = self._keys[first:]
         row = self.graph.add(
@@ -280,7 +323,7 @@ class Partition:
         graph = self.graph
         return (
             graph is not None
-            and not self.frozen
+            and not self.holds
             and graph.dead > max(_LEAST_DEAD, _DEAD_SHARE * len(graph.keys))
         )
 
@@ -300,35 +343,53 @@ class Partition:
                 graph.dead += 1
         self.graph = graph
 
-    def tail(self) -> tuple[list[bytes], NDArray[np.float32], NDArray[np.float64]]:
-        """Return a copy of the tail: keys, vectors, times of expiry."""
+    def tail(
+        self,
+    ) -> tuple[list[bytes], NDArray[np.float32], NDArray[np.float64], NDArray[np.int32]]:
+        """Return a copy of the tail: keys, vectors, times of expiry, generations."""
         count = len(self._keys)
-        return list(self._keys), self._tail[:count].copy(), self._expires_at[:count].copy()
+        return (
+            list(self._keys),
+            self._tail[:count].copy(),
+            self._expires_at[:count].copy(),
+            self._generations[:count].copy(),
+        )
+
+    @property
+    def last_expiry(self) -> float:
+        """When its last vector expires; dead ones may count."""
+        return float(np.max(self._of_all("expires_at"), initial=-np.inf))
+
+    @property
+    def oldest_generation(self) -> int:
+        """The generation of the vector that was added first; dead ones may count."""
+        return int(np.min(self._of_all("generations"), initial=np.iinfo(np.int32).max))
+
+    def _of_all(self, name: str) -> NDArray[Any]:
+        tail = getattr(self, f"_{name}")[: len(self._keys)]
+        if self.graph is None:
+            return np.asarray(tail)
+        return np.concatenate([tail, getattr(self.graph, name)[: len(self.graph.keys)]])
 
     def restore(
         self,
         keys: list[bytes],
         vectors: NDArray[np.float32],
         expires_at: NDArray[np.float64],
+        generations: NDArray[np.int32],
         graph: Graph | None,
     ) -> None:
         """Become what was saved."""
         self._keys = keys
         self._tail = vectors
         self._expires_at = expires_at
-        self._generations = np.zeros(len(keys), np.int32)
+        self._generations = generations
         self._rows = {key: row for row, key in enumerate(keys)}
         self.graph = graph
         if graph is not None:
             for row, key in enumerate(graph.keys):
                 if key is not None:
                     self._rows[key] = -1 - row
-
-    def touch(self, generation: int) -> None:
-        """Take all that is here as added in `generation`."""
-        self._generations[:] = generation
-        if self.graph is not None:
-            self.graph.generations[:] = generation
 
     def _kill(self, row: int) -> None:
         if self.graph is not None:

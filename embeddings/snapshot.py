@@ -12,12 +12,13 @@ its name before any of it is used.
 
 import os
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import blake2b, file_digest
 from pathlib import Path
-from typing import Any, Final
+from threading import get_native_id
+from typing import Any, Final, Self
 
 import faiss
 import numpy as np
@@ -27,7 +28,7 @@ from numpy.typing import NDArray
 from embeddings.index import KEY_BYTES, PARTITION_BYTES
 from embeddings.partition import Graph
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 _MANIFEST: Final = "manifest.json"
 _DIGEST_BYTES: Final = 16
 # partition, rows in the tail, rows in the graph, dimension
@@ -48,38 +49,63 @@ class Part:
         keys: Of the tail.
         vectors: Of the tail, shape (n, dimension), float32.
         expires_at: Of the tail, Unix seconds.
-        graph: The graph; its index is None where that lies in a file of its own.
+        generations: Of the tail; see `Graph`.
+        graph: The graph; its index lies in a file of its own, and is None until that is read.
     """
 
     name: bytes
     keys: list[bytes]
     vectors: NDArray[np.float32]
     expires_at: NDArray[np.float64]
+    generations: NDArray[np.int32]
     graph: Graph | None
 
 
-def write_parts(folder: Path, parts: Sequence[Part]) -> str:
-    """Write partitions into one file of `folder`, and return its name."""
-    draft = folder / f".{os.getpid()}.draft"
-    digest = blake2b(digest_size=_DIGEST_BYTES)
-    with draft.open("wb") as file:
-        for part in parts:
-            for piece in _pieces(part):
-                digest.update(piece)
-                file.write(piece)
-        file.flush()
-        os.fsync(file.fileno())
-    return _named(draft, digest.hexdigest(), "flat")
+class PartsWriter:
+    """Writes partitions into one file, which is there once it is finished."""
+
+    def __init__(self, folder: Path) -> None:
+        """Begin; to be left as a context manager."""
+        self._draft = _draft(folder, "flat")
+        self._file = self._draft.open("wb")
+        self._digest = blake2b(digest_size=_DIGEST_BYTES)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+        self._draft.unlink(missing_ok=True)
+
+    def write(self, part: Part) -> None:
+        """Append a partition, without its graph's index."""
+        for piece in _pieces(part):
+            self._digest.update(piece)
+            self._file.write(piece)
+
+    def finish(self) -> str:
+        """Return the name of the file that has it all."""
+        self._file.close()
+        return _named(self._draft, self._digest.hexdigest(), "flat")
 
 
 def write_graph(folder: Path, graph: Graph) -> str:
     """Write a graph's index into a file of `folder`, and return its name. It must not change."""
-    draft = folder / f".{os.getpid()}.graph-draft"
+    draft = _draft(folder, "graph")
     faiss.write_index(graph.index, str(draft))
-    with draft.open("r+b") as file:
+    with draft.open("rb") as file:
         digest = file_digest(file, _blake).hexdigest()
-        os.fsync(file.fileno())
     return _named(draft, digest, "graph")
+
+
+def make_durable(folder: Path, names: Iterable[str]) -> None:
+    """Have files of `folder` outlive a loss of power."""
+    for path in (*(folder / name for name in names), folder):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def read_parts(folder: Path, name: str, dimension: int) -> list[Part]:
@@ -114,20 +140,18 @@ def read_graph(folder: Path, name: str, part: Part) -> Graph:
         raise SnapshotError(f"{name} cannot be read") from error
     if part.graph is None or index.ntotal != len(part.graph.keys):
         raise SnapshotError(f"{name} is another partition's")
-    part.graph.index = index
+    part.graph.index, part.graph.file = index, name
     return part.graph
 
 
 def write_manifest(folder: Path, content: dict[str, Any]) -> None:
-    """Make `content` the snapshot."""
+    """Make `content` the snapshot; the files it names are durable."""
     body = orjson.dumps(content)
-    draft = folder / f".{_MANIFEST}.{os.getpid()}"
-    with draft.open("wb") as file:
-        file.write(blake2b(body, digest_size=_DIGEST_BYTES).hexdigest().encode() + b"\n" + body)
-        file.flush()
-        os.fsync(file.fileno())
+    draft = _draft(folder, "manifest")
+    draft.write_bytes(blake2b(body, digest_size=_DIGEST_BYTES).hexdigest().encode() + b"\n" + body)
+    make_durable(folder, [draft.name])
     draft.replace(folder / _MANIFEST)
-    _sync_folder(folder)
+    make_durable(folder, ())
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
@@ -153,10 +177,15 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
 def discard(folder: Path, kept: set[str]) -> None:
     """Remove all files of snapshots in `folder` but those in `kept`."""
     for path in folder.glob("*"):
-        is_ours = path.suffix in (".flat", ".graph") or "draft" in path.name
+        is_ours = path.suffix in (".flat", ".graph", ".draft")
         if path.name not in kept and (is_ours or (path.name == _MANIFEST and not kept)):
             with suppress(OSError):
                 path.unlink()
+
+
+def _draft(folder: Path, kind: str) -> Path:
+    # One thread writes one file of a kind at a time.
+    return folder / f"{kind}-{os.getpid()}-{get_native_id()}.draft"
 
 
 def _blake() -> Any:
@@ -170,9 +199,11 @@ def _pieces(part: Part) -> Iterator[bytes]:
     yield b"".join(part.keys)
     yield part.vectors.tobytes()
     yield part.expires_at.tobytes()
+    yield part.generations.tobytes()
     if graph is not None:
         yield b"".join(_DEAD_KEY if key is None else key for key in graph.keys[:rows])
         yield graph.expires_at[:rows].tobytes()
+        yield graph.generations[:rows].tobytes()
 
 
 def _part(raw: memoryview, at: int, dimension: int) -> tuple[Part, int]:
@@ -191,13 +222,15 @@ def _part(raw: memoryview, at: int, dimension: int) -> tuple[Part, int]:
     keys = _keys(take(tail * KEY_BYTES))
     vectors = np.frombuffer(take(4 * tail * dimension), "<f4").reshape(tail, dimension).copy()
     expires_at = np.frombuffer(take(8 * tail), "<f8").copy()
+    generations = np.frombuffer(take(4 * tail), "<i4").copy()
     graph = None
     if rows:
         found = _keys(take(rows * KEY_BYTES))
         living: list[bytes | None] = [None if key == _DEAD_KEY else key for key in found]
         expiries = np.frombuffer(take(8 * rows), "<f8").copy()
-        graph = Graph(None, living, expiries, np.zeros(rows, np.int32), living.count(None))
-    return Part(name, keys, vectors, expires_at, graph), at
+        added = np.frombuffer(take(4 * rows), "<i4").copy()
+        graph = Graph(None, living, expiries, added, living.count(None))
+    return Part(name, keys, vectors, expires_at, generations, graph), at
 
 
 def _keys(raw: memoryview) -> list[bytes]:
@@ -221,11 +254,3 @@ def _named(draft: Path, digest: str, kind: str) -> str:
     path = draft.with_name(f"{digest}.{kind}")
     draft.replace(path)
     return path.name
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

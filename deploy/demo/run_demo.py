@@ -32,7 +32,9 @@ GRACE_S = 10.0
 INSTRUCTIONS = """
 Recollect answers on {base_url}
 
-Ask twice: `Cache-Status` says `fwd=miss` the first time, then `hit`, also after a restart:
+Ask twice: `Cache-Status` says `fwd=miss` the first time, then `hit`, also after a restart. The same
+in other words ("What is the capital city of France?") is a hit by its meaning, once the encoder is
+ready; at the first start that takes some ten seconds.
 
   curl -i {base_url}/chat/completions \\
     -H 'Content-Type: application/json' -H 'Authorization: Bearer any' \\

@@ -8,7 +8,7 @@ from config.load import SettingsError, data_folder
 from config.settings import Settings
 from proxy import logs
 from proxy.data_folder import make_data_folder
-from proxy.embedding.start import EmbeddingStart, is_installed
+from proxy.embedding.start import ONE_BLAS_THREAD, EmbeddingStart, is_installed
 
 
 def serve_alone(settings: Settings) -> int:
@@ -45,6 +45,7 @@ def serve_alone(settings: Settings) -> int:
     logs.configure(settings.log.level)
     folder = data_folder(settings, os.environ)
     make_data_folder(folder)
+    os.environ.update(ONE_BLAS_THREAD)  # read when numpy is imported, as it is now
     from proxy.embedding.process import serve
 
     return serve(

@@ -16,7 +16,7 @@ from typing import Final
 from prometheus_client.multiprocess import mark_process_dead
 
 from config.settings import Settings
-from proxy.embedding.start import SOCKET_NAME, EmbeddingStart
+from proxy.embedding.start import ONE_BLAS_THREAD, SOCKET_NAME, EmbeddingStart
 
 _FIRST_DELAY_S: Final = 0.2
 _LONGEST_DELAY_S: Final = 30.0
@@ -113,7 +113,7 @@ class EmbeddingKeeper:
             stdin=asyncio.subprocess.PIPE,
             pass_fds=[self._lifeline_fd],
             process_group=0,  # as for workers: Ctrl-C is the supervisor's to hear
-            env={**os.environ, "PROMETHEUS_MULTIPROC_DIR": self._run_dir},
+            env={**os.environ, **ONE_BLAS_THREAD, "PROMETHEUS_MULTIPROC_DIR": self._run_dir},
         )
         self._process = process
         try:

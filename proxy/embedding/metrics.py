@@ -6,7 +6,7 @@ an embedding process that runs alone, for its own `/metrics`.
 
 from typing import Final
 
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from embeddings.index import IndexStats
 from embeddings.observer import LookUpOutcome, RebuildCause, SnapshotOutcome
@@ -108,3 +108,18 @@ class EmbeddingMetrics:
     def snapshot(self, outcome: SnapshotOutcome, seconds: float) -> None:
         """Time a snapshot."""
         self._snapshot_s[outcome].observe(seconds)
+
+
+def exposition() -> bytes:
+    """Return what this process counts, in Prometheus' text format.
+
+    Not the workers' metrics: in a process that runs alone they would all be 0, and a Redis that
+    seems to be down is an alert.
+    """
+    registry = CollectorRegistry()
+    for metric in (
+        *(_look_ups, _batch, _encode_s, _search_s, _queued, _vectors, _partitions, _bytes),
+        *(_lag_s, _rebuild_s, _snapshot_s),
+    ):
+        registry.register(metric)
+    return generate_latest(registry)

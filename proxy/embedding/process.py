@@ -36,6 +36,7 @@ from embeddings.models import EncoderError, open_encoder
 from embeddings.observer import Observer
 from embeddings.succession import Reign, Succession
 from proxy import logs
+from proxy.data_folder import DataFolderError, make_data_folder
 from proxy.embedding.redis_source import RedisSource
 from proxy.embedding.start import EmbeddingStart
 
@@ -100,7 +101,9 @@ class _Process:
 
         Raises:
             EncoderError: The encoder cannot be had.
+            DataFolderError: The data folder cannot be used.
         """
+        make_data_folder(self._start.folder)
         named = _Named(self._settings.model, self._settings.scripts)
         encoder = await asyncio.to_thread(self._open, named)
         await self.link.start(_FIRST_CONNECT_S)
@@ -225,8 +228,7 @@ async def run(start: EmbeddingStart) -> int:
         The exit code: 0 after a signal, 1 when it could not start.
     """
     # Looked for once, when prometheus_client is imported.
-    from proxy.embedding.metrics import EmbeddingMetrics
-    from proxy.metrics import exposition
+    from proxy.embedding.metrics import EmbeddingMetrics, exposition
 
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
@@ -244,7 +246,7 @@ async def run(start: EmbeddingStart) -> int:
             _leave_at_once()
         try:
             succession = starting.result()
-        except EncoderError as error:
+        except (EncoderError, DataFolderError) as error:
             _log.error("%s", error)
             return 1
         token = start.settings.semantic.token

@@ -13,6 +13,10 @@ from config.load import SettingsError
 from config.settings import REVEAL_SECRETS, Settings
 
 SOCKET_NAME: Final = "embeddings.sock"
+ONE_BLAS_THREAD: Final = {"OPENBLAS_NUM_THREADS": "1"}
+"""Environment of a process with an index. With more, numpy's threads wait for one another in each
+search, for eight times its time. The encoder's threads are its own: `semantic.threads`."""
+
 _NEEDED: Final = ("faiss", "numpy", "onnxruntime", "sentence_transformers", "tokenizers", "torch")
 
 

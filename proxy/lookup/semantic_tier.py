@@ -60,6 +60,9 @@ class Looked(StrEnum):
     """It was not asked, as it had failed just before."""
 
 
+_REFUSALS: Final = frozenset({Looked.SCRIPT, Looked.LONG, Looked.UNKNOWN_TOKENS})
+
+
 class SemanticObserver(Protocol):
     """Where look-ups are counted."""
 
@@ -151,7 +154,9 @@ class SemanticTier:
             self._observer.meant(Looked(error.kind))
             return unencoded
         if found.refused is not None:
-            self._observer.meant(Looked(found.refused))
+            # A word of another version's is no outcome of ours.
+            is_known = found.refused in _REFUSALS
+            self._observer.meant(Looked(found.refused) if is_known else Looked.PROTOCOL)
             return None
         outcome, near = await self._nearest(ask, found)
         self._observer.looked_up("semantic", time.perf_counter() - began)

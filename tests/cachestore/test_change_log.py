@@ -111,6 +111,20 @@ async def test_position_that_was_trimmed_away_is_gone(
     assert still.keys == [a_key(2)]
 
 
+async def test_whether_the_position_is_there_is_asked_after_reading(
+    real_redis: RealRedis, log: ChangeLog
+) -> None:
+    """Asked before, the log could be trimmed between the two, and what was missed go unnoticed."""
+    start = await log.mark()
+    with real_redis.client() as other, other.monitor() as seen:
+        await log.read(start, 10)
+        words: list[str] = []
+        while "XRANGE" not in words:
+            words.append(seen.next_command()["command"].split()[0])
+
+    assert "XREAD" in words, "a PING of the link may be among them"
+
+
 async def test_in_an_empty_redis_every_position_is_gone(
     real_redis: RealRedis, log: ChangeLog
 ) -> None:
@@ -119,7 +133,8 @@ async def test_in_an_empty_redis_every_position_is_gone(
     with real_redis.client() as other:
         other.flushall()
         assert await log.read(start, 10) is None
-        other.xadd(NAME, {"k": a_key(1)})
+        # Its clock goes on: no two messages a millisecond apart have one id.
+        other.xadd(NAME, {"k": a_key(1)}, id=f"{int(start.partition('-')[0]) + 1}-0")
 
     assert await log.read(start, 10) is None
 

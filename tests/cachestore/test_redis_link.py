@@ -210,6 +210,22 @@ async def test_a_change_by_another_is_told_and_one_of_our_own_is_not(
     await link.close()
 
 
+async def test_changes_under_several_prefixes_are_told_of(real_redis: RealRedis) -> None:
+    """Under each of them, and under no other."""
+    watcher = Watcher()
+    prefixes = (b"test:e:", b"test:a:")
+    link = a_link(real_redis.url, watcher, invalidation_prefixes=prefixes)
+    await link.start(5)
+    with real_redis.client() as other:
+        for name in ("test:e:1", "test:v:1", "test:a:1"):
+            other.set(name, "1")
+    await until(lambda: any(b"test:a:1" in (names or ()) for names in watcher.invalidated))
+    told = [name for names in watcher.invalidated for name in names or ()]
+
+    assert told == [b"test:e:1", b"test:a:1"]
+    await link.close()
+
+
 async def test_an_entry_that_expires_is_told_of(real_redis: RealRedis) -> None:
     """Its time is Redis' to watch."""
     watcher = Watcher()

@@ -4,6 +4,7 @@ import asyncio
 from dataclasses import replace
 
 import pytest
+import pytest_asyncio
 
 from cachestore.change_log import ChangeLog
 from cachestore.entry import StoredResponse
@@ -51,22 +52,32 @@ async def told(log: ChangeLog, after: str) -> list[bytes]:
     return changes.keys
 
 
-async def lease_for(link: RedisLink, is_leased: bool) -> Lease | None:
-    return await acquire(Leases(link, "test", b"me", 10.0), KEY) if is_leased else None
+@pytest_asyncio.fixture
+async def held(link: RedisLink) -> Lease:
+    """A lease on the key."""
+    lease = await acquire(Leases(link, "test", b"me", 10.0), KEY)
+    assert lease is not None
+    return lease
 
 
-@pytest.mark.parametrize("is_leased", [False, True])
+@pytest.fixture(params=["leased", "unleased"])
+def lease(request: pytest.FixtureRequest) -> Lease | None:
+    """A lease on the key, or none: both ways to store."""
+    if request.param == "unleased":
+        return None
+    held: Lease = request.getfixturevalue("held")
+    return held
+
+
 async def test_entry_and_record_are_written_and_told_in_one_step(
     real_redis: RealRedis,
-    link: RedisLink,
     store: RedisStore,
     records: VectorRecords,
     log: ChangeLog,
-    is_leased: bool,
+    lease: Lease | None,
 ) -> None:
     """Under a lease, which is given back, or without; both end at the same moment."""
     before = await log.mark()
-    lease = await lease_for(link, is_leased)
 
     assert await store.put(ENTRY, lease, MEANING)
 
@@ -91,7 +102,7 @@ async def test_record_is_not_seen_before_its_entry_nor_told_of_before_it_is_ther
         heard.psubscribe("__keyspace@0__:test:*")
         try:
             assert await store.put(ENTRY, None, MEANING)
-            names = []
+            names: list[str] = []
             while len(names) < 3:
                 message = heard.get_message(timeout=5)
                 assert message is not None
@@ -129,21 +140,19 @@ async def test_leader_whose_lease_passed_to_another_writes_no_record_either(
     ids=["too large", "past its keep time"],
 )
 async def test_entry_that_is_not_stored_leaves_no_record(
-    real_redis: RealRedis, link: RedisLink, store: RedisStore, entry: StoredResponse
+    real_redis: RealRedis, store: RedisStore, held: Lease, entry: StoredResponse
 ) -> None:
     """And gives the lease back."""
-    assert not await store.put(entry, await lease_for(link, True), MEANING)
+    assert not await store.put(entry, held, MEANING)
 
     with real_redis.client() as other:
         assert other.keys() == []
 
 
-@pytest.mark.parametrize("is_leased", [False, True])
 async def test_where_redis_has_no_memory_for_the_entry_there_is_no_record(
-    real_redis: RealRedis, link: RedisLink, store: RedisStore, is_leased: bool
+    real_redis: RealRedis, store: RedisStore, lease: Lease | None
 ) -> None:
     """A record without its entry would be a neighbour without an answer."""
-    lease = await lease_for(link, is_leased)
     with real_redis.client() as other:
         other.config_set("maxmemory", "1")
         try:
@@ -174,15 +183,14 @@ async def test_full_redis_keeps_the_entry_and_the_record_from_before(
 
 @pytest.mark.parametrize("missing", ["hset", "xadd"])
 async def test_record_that_may_not_be_written_leaves_the_entry_and_gives_the_lease_back(
-    real_redis: RealRedis, link: RedisLink, store: RedisStore, missing: str
+    real_redis: RealRedis, store: RedisStore, held: Lease, missing: str
 ) -> None:
     """A Redis user with the rights of an older version: the refusal comes through."""
-    lease = await lease_for(link, True)
     with real_redis.client() as other:
         other.execute_command("ACL", "SETUSER", "default", f"-{missing}")
         try:
             with pytest.raises(StoreRefused):
-                await store.put(ENTRY, lease, MEANING)
+                await store.put(ENTRY, held, MEANING)
         finally:
             other.execute_command("ACL", "SETUSER", "default", f"+{missing}")
         assert not other.exists(LEASE_NAME)
@@ -191,20 +199,14 @@ async def test_record_that_may_not_be_written_leaves_the_entry_and_gives_the_lea
 
 
 @pytest.mark.parametrize("name", [ENTRY_NAME, RECORD_NAME, LOG_NAME])
-@pytest.mark.parametrize("command", ["LPUSH", "SADD", "PFADD"])
 async def test_put_takes_the_place_of_what_is_none_of_ours(
-    real_redis: RealRedis,
-    link: RedisLink,
-    store: RedisStore,
-    records: VectorRecords,
-    name: str,
-    command: str,
+    real_redis: RealRedis, store: RedisStore, records: VectorRecords, held: Lease, name: str
 ) -> None:
-    """Lists, sets, strings under each of the three names; nothing of them stays."""
+    """A set under each of the three names; nothing of it stays."""
     with real_redis.client() as other:
-        other.execute_command(command, name, "x")
+        other.sadd(name, "x")
 
-        assert await store.put(ENTRY, await lease_for(link, True), MEANING)
+        assert await store.put(ENTRY, held, MEANING)
 
         assert await store.get(KEY) == ENTRY
         assert await records.read([KEY], ENCODER) != [None]
@@ -227,15 +229,13 @@ async def test_nothing_of_a_record_from_before_stays(
         ]
 
 
-@pytest.mark.parametrize("is_leased", [False, True])
 async def test_put_without_a_meaning_leaves_the_record_from_before(
-    link: RedisLink, store: RedisStore, records: VectorRecords, log: ChangeLog, is_leased: bool
+    store: RedisStore, records: VectorRecords, log: ChangeLog, lease: Lease | None
 ) -> None:
     """The same key is the same question; and its new answer answers it."""
     await store.put(ENTRY, None, MEANING)
     before = await log.mark()
     [record] = await records.read([KEY], ENCODER)
-    lease = await lease_for(link, is_leased)
 
     assert await store.put(replace(ENTRY, body=b"new"), lease)
 
@@ -244,12 +244,11 @@ async def test_put_without_a_meaning_leaves_the_record_from_before(
     assert await told(log, before) == []
 
 
-@pytest.mark.parametrize("is_leased", [False, True])
 async def test_put_without_a_meaning_writes_the_entry_alone(
-    real_redis: RealRedis, link: RedisLink, store: RedisStore, is_leased: bool
+    real_redis: RealRedis, store: RedisStore, lease: Lease | None
 ) -> None:
     """Most answers have none; they need no log."""
-    assert await store.put(ENTRY, await lease_for(link, is_leased))
+    assert await store.put(ENTRY, lease)
 
     with real_redis.client() as other:
         assert other.keys() == [ENTRY_NAME.encode()]

@@ -2,7 +2,7 @@
 
 import random
 import struct
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 
 import pytest
 import pytest_asyncio
@@ -314,11 +314,11 @@ async def test_sound_record_written_meanwhile_is_not_deleted_as_corrupt(
 
 
 async def test_record_of_another_command_is_neither_used_nor_deleted(
-    relay: Relay, relayed: RedisLink
+    relay: Relay, relayed: RedisLink, corrupt: Corrupt
 ) -> None:
     """When replies are out of step, nothing is wrong with what lies in Redis."""
     await store(relayed, a_key(1), a_key(2))
-    records = VectorRecords(relayed, "test")
+    records = VectorRecords(relayed, "test", on_corrupt=corrupt)
     relay.spoil = lambda piece: piece.replace(b"$1\r\na\r\n", b"")
     relayed.execute(b"ECHO", b"a")
     with pytest.raises(StoreUnavailable):
@@ -327,6 +327,7 @@ async def test_record_of_another_command_is_neither_used_nor_deleted(
 
     await until(lambda: relayed.is_up)
     assert None not in await records.read([a_key(1), a_key(2)], ENCODER)
+    assert corrupt.count == 0
 
 
 async def scanned(records: VectorRecords, count: int) -> tuple[list[bytes], int]:
@@ -415,23 +416,27 @@ async def test_refusals_come_through(
             other.execute_command("ACL", "SETUSER", "default", "+hmget", "+scan")
 
 
+Ask = Callable[[VectorRecords], Awaitable[object]]
+
+
+@pytest.mark.parametrize(
+    ("ask", "reply"),
+    [
+        (lambda records: records.read([a_key(1)], ENCODER), b"*1\r\n$1\r\na\r\n"),
+        (lambda records: records.read([a_key(1)], ENCODER), b"*2\r\n:1\r\n_\r\n"),
+        (lambda records: records.read([a_key(1)], ENCODER), b"*2\r\n$1\r\na\r\n:1\r\n"),
+        (lambda records: records.read([a_key(1)], ENCODER), b"$1\r\na\r\n"),
+        (lambda records: records.keep_vector(a_key(1), PARTITION, ENCODER, VECTOR), b"_\r\n"),
+        (lambda records: records.forget_gone([a_key(1)]), b"_\r\n"),
+        (lambda records: records.scan(0), b"*2\r\n$1\r\nx\r\n*0\r\n"),
+        (lambda records: records.scan(0), b"*0\r\n"),
+    ],
+)
 async def test_replies_of_the_wrong_kind_are_not_used_and_end_the_connection(
-    relay: Relay, relayed: RedisLink
+    relay: Relay, relayed: RedisLink, ask: Ask, reply: bytes
 ) -> None:
     """Garbage, or another command's reply."""
-    records = VectorRecords(relayed, "test")
-    for ask, reply in (
-        (lambda: records.read([a_key(1)], ENCODER), b"*1\r\n$1\r\na\r\n"),
-        (lambda: records.read([a_key(1)], ENCODER), b"*2\r\n:1\r\n_\r\n"),
-        (lambda: records.read([a_key(1)], ENCODER), b"*2\r\n$1\r\na\r\n:1\r\n"),
-        (lambda: records.read([a_key(1)], ENCODER), b"$1\r\na\r\n"),
-        (lambda: records.keep_vector(a_key(1), PARTITION, ENCODER, VECTOR), b"$1\r\na\r\n"),
-        (lambda: records.forget_gone([a_key(1)]), b"_\r\n"),
-        (lambda: records.scan(0), b"*2\r\n$1\r\nx\r\n*0\r\n"),
-        (lambda: records.scan(0), b"*0\r\n"),
-    ):
-        relay.spoil = lambda piece, reply=reply: reply  # type: ignore[misc]
-        with pytest.raises(StoreUnavailable, match="wrong kind"):
-            await ask()  # type: ignore[no-untyped-call]
-        relay.spoil = None
-        await until(lambda: relayed.is_up)
+    relay.spoil = lambda piece: reply
+    with pytest.raises(StoreUnavailable, match="wrong kind"):
+        await ask(VectorRecords(relayed, "test"))
+    assert not relayed.is_up

@@ -136,7 +136,8 @@ def test_every_field_of_the_log_is_documented(caplog: pytest.LogCaptureFixture) 
 
 def test_every_name_in_redis_is_documented() -> None:
     """By its beginning, for the default namespace."""
-    table = {codes(cell)[0] for cell, _ in rows(read(PAGE).partition("### Redis")[2])}
+    section = read(PAGE).partition("### Redis")[2].partition("### ")[0]
+    table = {codes(cell)[0] for cell, _ in rows(section)}
     key = bytes(32)
     prefixes = [make("NAMESPACE") for make in (entry_prefix, alias_prefix, record_prefix)]
     lease = lease_key("NAMESPACE", key)

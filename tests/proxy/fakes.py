@@ -715,6 +715,22 @@ def chat(prompt: str = "Hello", **fields: object) -> bytes:
     return json.dumps(body).encode()
 
 
+ASKED: Final = "How many people live in town?"
+IN_OTHER_WORDS: Final = "What is the population of the town?"
+
+
+async def learn(
+    worker: "Worker", embeddings: FakeEmbeddings, score: float = 0.97, **fields: object
+) -> bytes:
+    """Let `worker` store the answer to ASKED, and have it found for all words; return its key."""
+    before = worker.redis.keys()
+    await worker.get(chat(ASKED, **fields))
+    await settle()
+    (key,) = set(worker.redis.keys()) - set(before)
+    embeddings.matches = (Neighbour(key, score),)
+    return key
+
+
 def completion(text: str = "Hi", finish_reason: str = "stop") -> bytes:
     """Return a chat completion."""
     message = {"role": "assistant", "content": text}

@@ -8,9 +8,12 @@ import pytest
 
 from proxy.upstreams.upstream import UpstreamCut, UpstreamTimeout, UpstreamUnreachable
 from tests.proxy.fakes import (
+    ASKED,
     DONE,
+    IN_OTHER_WORDS,
     Call,
     Clock,
+    FakeEmbeddings,
     FakeUpstream,
     Play,
     Worker,
@@ -18,6 +21,7 @@ from tests.proxy.fakes import (
     completion,
     event,
     json_play,
+    learn,
     settle,
     stream_of,
     stream_play,
@@ -1008,3 +1012,172 @@ async def test_defect_of_ours_leaves_no_watcher_waiting() -> None:
 
     assert (call.status, call.error_code) == (502, "upstream_lost")
     assert await is_idle(worker)
+
+
+# Answers to the same question in other words.
+
+SEMANTIC = "recollect; hit; ttl=3590; detail=semantic; score=0.970"
+
+
+async def knowing(
+    embeddings: FakeEmbeddings, *plays: Play, **sections: dict[str, object]
+) -> Worker:
+    """Return a worker that has stored the first play's answer to ASKED, ten seconds ago."""
+    worker = Worker(
+        FakeUpstream(json_play("as asked first"), *plays), embeddings=embeddings, **sections
+    )
+    await learn(worker, embeddings)
+    worker.clock.now += 10
+    return worker
+
+
+async def test_all_who_wait_get_the_answer_to_other_words() -> None:
+    """One look-up for all of them, and no upstream call; each with the stored response's age."""
+    embeddings = FakeEmbeddings()
+    worker = await knowing(embeddings, json_play("again"))
+    embeddings.gate = asyncio.Event()
+
+    calls = [worker.ask(chat(IN_OTHER_WORDS)) for _ in range(20)]
+    await settle()
+    embeddings.gate.set()
+
+    for call in calls:
+        assert content_of(await call.done()) == "as asked first"
+        assert call.cache_status == SEMANTIC
+        assert call.one(b"age") == b"10"
+    assert worker.upstream.calls == 1
+    assert len(embeddings.asked) == 2
+    assert len({call.json["id"] for call in calls}) == 20
+
+
+async def test_answer_to_other_words_comes_in_the_form_that_was_asked_for() -> None:
+    """Whoever leads, and in whatever form it was stored."""
+    embeddings = FakeEmbeddings()
+    worker = await knowing(embeddings)
+    embeddings.gate = asyncio.Event()
+    leader = worker.ask(chat(IN_OTHER_WORDS, stream=True))
+    follower = worker.ask(chat(IN_OTHER_WORDS))
+    await settle()
+    embeddings.gate.set()
+    await leader.done()
+
+    assert text_of(leader.body) == content_of(await follower.done()) == "as asked first"
+    assert leader.body.endswith(DONE)
+    assert leader.cache_status == follower.cache_status == SEMANTIC
+
+
+@pytest.mark.parametrize(
+    ("wish", "fields"),
+    [
+        ({"cache-control": "max-age=5"}, {}),
+        ({"cache-control": "min-fresh=3595"}, {}),
+    ],
+)
+async def test_stricter_follower_asks_for_itself(
+    wish: dict[str, str], fields: dict[str, object]
+) -> None:
+    """What answers its leader is too old for it, and no other will be nearer."""
+    embeddings = FakeEmbeddings()
+    worker = await knowing(embeddings, json_play("anew"))
+    embeddings.gate = asyncio.Event()
+    leader = worker.ask(chat(IN_OTHER_WORDS))
+    await settle()
+    follower = worker.ask(chat(IN_OTHER_WORDS, **fields), headers=wish)
+    await settle()
+    embeddings.gate.set()
+
+    assert content_of(await leader.done()) == "as asked first"
+    assert content_of(await follower.done()) == "anew"
+    assert worker.upstream.calls == 2
+    assert len(embeddings.asked) == 2, "the strict one is not looked up again"
+    assert await is_idle(worker)
+
+
+async def test_stricter_leader_leaves_the_others_what_it_fetched() -> None:
+    """Nothing near enough was young enough for it: the flight goes upstream, for all."""
+    embeddings = FakeEmbeddings()
+    worker = await knowing(embeddings, json_play("anew"))
+    embeddings.gate = asyncio.Event()
+    leader = worker.ask(chat(IN_OTHER_WORDS), headers={"cache-control": "max-age=5"})
+    await settle()
+    follower = worker.ask(chat(IN_OTHER_WORDS))
+    await settle()
+    embeddings.gate.set()
+
+    assert content_of(await leader.done()) == "anew"
+    assert content_of(await follower.done()) == "anew"
+    assert follower.cache_status == "recollect; fwd=miss; collapsed"
+    assert worker.upstream.calls == 2
+
+
+async def test_other_workers_wait_for_the_look_up_and_find_its_alias() -> None:
+    """The lease is on these words; where it ends, the alias is."""
+    embeddings = FakeEmbeddings()
+    one = await knowing(embeddings)
+    other = Worker(one.upstream, one.redis, embeddings=FakeEmbeddings(), clock=one.clock)
+    embeddings.gate = asyncio.Event()
+    leader = one.ask(chat(IN_OTHER_WORDS))
+    await settle()
+    follower = other.ask(chat(IN_OTHER_WORDS))
+    await settle()
+    assert not follower.is_done
+    embeddings.gate.set()
+
+    assert content_of(await leader.done()) == "as asked first"
+    assert content_of(await follower.done()) == "as asked first"
+    assert one.upstream.calls == 1
+    assert not one.redis.names("l")
+
+
+async def test_leader_that_leaves_during_the_look_up_leaves_no_lease() -> None:
+    """And its follower still gets the answer."""
+    embeddings = FakeEmbeddings()
+    worker = await knowing(embeddings)
+    embeddings.gate = asyncio.Event()
+    leader = worker.ask(chat(IN_OTHER_WORDS))
+    await settle()
+    follower = worker.ask(chat(IN_OTHER_WORDS))
+    await settle()
+    leader.leave()
+    await leader.done()
+    embeddings.gate.set()
+
+    assert (await follower.done()).cache_status == SEMANTIC
+    alone = worker.ask(chat("What number of citizens does the town have?"))
+    embeddings.gate = asyncio.Event()
+    await settle()
+    alone.leave()
+    await alone.done()
+    await settle()
+    assert not worker.redis.names("l")
+    assert await is_idle(worker)
+
+
+async def test_what_was_found_and_refused_is_not_looked_up_by_meaning() -> None:
+    """It is nearer than anything in other words could be: stale, too old, or not wanted at all."""
+    embeddings = FakeEmbeddings()
+    worker = await knowing(embeddings, json_play("anew"), cache={"max_stale_s": 600.0})
+    for wish in ("no-cache", "max-age=0"):
+        call = await worker.get(chat(ASKED), headers={"cache-control": wish})
+        assert content_of(call) == "anew", wish
+    worker.clock.now += 3601
+
+    call = await worker.get(chat(ASKED))
+
+    assert call.cache_status == "recollect; fwd=stale; stored"
+    assert len(embeddings.asked) == 1
+
+
+async def test_another_try_after_a_failure_is_not_looked_up_again() -> None:
+    """What was looked for a moment ago is not there now."""
+    gate = asyncio.Event()
+    embeddings = FakeEmbeddings()
+    upstream = FakeUpstream(Play([b"{}"], status=503, gate=gate), json_play("at last"))
+    worker = Worker(upstream, embeddings=embeddings)
+    leader, follower = worker.ask(chat(ASKED)), worker.ask(chat(ASKED))
+    await settle()
+    gate.set()
+
+    assert (await leader.done()).status == 503
+    assert content_of(await follower.done()) == "at last"
+    assert len(embeddings.asked) == 1

@@ -6,11 +6,17 @@ from collections.abc import Sequence
 import pytest
 
 from cachestore.leases import lease_key
+from embeddings.client import EmbeddingsUnavailable
 from proxy.fetch import matches_vary, replayed_headers, vary_on
 from proxy.upstreams.upstream import UpstreamCut
 from tests.proxy.fakes import (
+    ASKED,
     DONE,
+    FINGERPRINT,
+    IN_OTHER_WORDS,
+    VECTOR,
     Call,
+    FakeEmbeddings,
     FakeRedis,
     FakeUpstream,
     Play,
@@ -19,6 +25,7 @@ from tests.proxy.fakes import (
     completion,
     event,
     json_play,
+    learn,
     settle,
     stream_of,
     stream_play,
@@ -351,3 +358,144 @@ async def test_answer_matches_the_request_it_was_given_for() -> None:
     assert not matches_vary(answer, {b"x-a": b"2"})
     assert not matches_vary(answer, {})
     assert not matches_vary(answer, {b"x-a": b"1", b"x-b": b""})
+
+
+# The same question in other words.
+
+
+async def test_answer_is_stored_with_what_it_answers() -> None:
+    """For the same question in other words to find it, on this host at once."""
+    embeddings = FakeEmbeddings()
+    worker = Worker(FakeUpstream(json_play()), embeddings=embeddings)
+
+    await worker.get(chat(ASKED))
+    await settle()
+
+    (record,) = worker.redis.names("v")
+    assert worker.redis.keys("v") == worker.redis.keys() == embeddings.added
+    assert ASKED.encode() in worker.redis.values[record]
+    assert VECTOR in worker.redis.values[record], "made once, by the look-up"
+
+
+async def test_answer_is_stored_with_its_text_alone_where_there_is_no_vector_yet() -> None:
+    """Whoever indexes it encodes."""
+    embeddings = FakeEmbeddings()
+    embeddings.error = EmbeddingsUnavailable("deadline", "late")
+    worker = Worker(FakeUpstream(json_play()), embeddings=embeddings)
+
+    assert (await worker.get(chat(ASKED))).cache_status == "recollect; fwd=miss; stored"
+    await settle()
+
+    (record,) = worker.redis.names("v")
+    assert ASKED.encode() in worker.redis.values[record]
+    assert FINGERPRINT.encode() not in worker.redis.values[record]
+    assert embeddings.added == worker.redis.keys()
+
+
+@pytest.mark.parametrize("prompt", ["Hello", "And how about Berlin?"])
+async def test_answer_that_is_for_the_exact_tier_only_is_stored_without_a_meaning(
+    prompt: str,
+) -> None:
+    """Nothing is told of it."""
+    embeddings = FakeEmbeddings()
+    worker = Worker(FakeUpstream(json_play()), embeddings=embeddings)
+
+    await worker.get(chat(prompt))
+    await settle()
+
+    assert worker.redis.names("e")
+    assert not worker.redis.names("v")
+    assert not embeddings.asked
+    assert not embeddings.added
+
+
+async def test_answer_under_a_lost_lease_is_not_told_of() -> None:
+    """It is not in the store: another's is."""
+    gate = asyncio.Event()
+    embeddings = FakeEmbeddings()
+    worker = Worker(FakeUpstream(json_play(gate=gate)), embeddings=embeddings)
+    call = worker.ask(chat(ASKED))
+    await settle()
+    (name,) = worker.redis.names("l")
+    worker.redis.values[name] = b"another:1"
+    gate.set()
+
+    await call.done()
+    await settle()
+
+    assert not worker.redis.names("v")
+    assert not embeddings.added
+
+
+async def test_nothing_goes_upstream_before_it_is_known_whether_other_words_will_do() -> None:
+    """The prompt is not sent while the look-up lasts."""
+    embeddings = FakeEmbeddings()
+    upstream = FakeUpstream(json_play())
+    worker = Worker(upstream, embeddings=embeddings)
+    embeddings.gate = asyncio.Event()
+    call = worker.ask(chat(ASKED))
+    await settle()
+    assert (len(embeddings.asked), upstream.calls) == (1, 0)
+
+    embeddings.gate.set()
+    await call.done()
+
+    assert upstream.calls == 1
+
+
+async def test_answer_to_other_words_leaves_an_alias_and_no_lease() -> None:
+    """The same words hit exactly next time, on every worker."""
+    embeddings = FakeEmbeddings()
+    upstream = FakeUpstream(json_play("as asked first"))
+    one = Worker(upstream, embeddings=embeddings)
+    other = Worker(upstream, one.redis, embeddings=FakeEmbeddings())
+    await learn(one, embeddings)
+
+    found = await one.get(chat(IN_OTHER_WORDS))
+    await settle()
+    again = await other.get(chat(IN_OTHER_WORDS))
+
+    assert found.cache_status == "recollect; hit; ttl=3600; detail=semantic; score=0.970"
+    assert again.cache_status == "recollect; hit; ttl=3600; detail=exact"
+    assert again.json["choices"] == found.json["choices"]
+    assert upstream.calls == 1
+    assert len(one.redis.names("a")) == 1
+    assert not one.redis.names("l")
+    assert len(one.redis.names("v")) == 1, "the words of an alias are not indexed"
+
+
+@pytest.mark.parametrize("fault", ["refused", "down"])
+async def test_alias_that_cannot_be_stored_does_not_spoil_the_answer(fault: str) -> None:
+    """A fault of Redis is counted, nothing more; this worker knows the alias."""
+    embeddings = FakeEmbeddings()
+    upstream = FakeUpstream(json_play())
+    worker = Worker(upstream, embeddings=embeddings)
+    await learn(worker, embeddings)
+    if fault == "down":
+        worker.redis.is_down = True
+    else:
+        worker.redis.refusals["SET"] = "OOM"
+
+    found = await worker.get(chat(IN_OTHER_WORDS))
+    await settle()
+    again = await worker.get(chat(IN_OTHER_WORDS))
+
+    assert "detail=semantic" in found.cache_status
+    assert "detail=exact" in again.cache_status
+    assert upstream.calls == 1
+    assert not worker.redis.names("a")
+
+
+async def test_alias_of_what_has_just_gone_is_not_made() -> None:
+    """This worker's memory held it still; the lease is free again at once."""
+    embeddings = FakeEmbeddings()
+    worker = Worker(FakeUpstream(json_play()), embeddings=embeddings)
+    await learn(worker, embeddings)
+    (name,) = worker.redis.names("e")
+    del worker.redis.values[name]
+
+    await worker.get(chat(IN_OTHER_WORDS))
+    await settle()
+
+    assert not worker.redis.names("a")
+    assert not worker.redis.names("l")

@@ -9,14 +9,18 @@ import pytest
 
 from proxy.upstreams.upstream import UnsendableHeader, UpstreamUnreachable
 from tests.proxy.fakes import (
+    ASKED,
+    IN_OTHER_WORDS,
     Call,
     Clock,
+    FakeEmbeddings,
     FakeUpstream,
     Play,
     Worker,
     chat,
     completion,
     json_play,
+    learn,
     settle,
     stream_of,
     stream_play,
@@ -638,3 +642,124 @@ async def test_tenants_share_nothing_unless_the_route_says_so() -> None:
 
     assert own == ["answer 0", "answer 1"]
     assert shared == ["answer 2", "answer 2"]
+
+
+# Answers to the same question in other words.
+
+
+async def test_only_if_cached_is_answered_by_the_answer_to_other_words() -> None:
+    """It is in the cache (RFC 9111 §5.2.1.7)."""
+    embeddings = FakeEmbeddings()
+    worker = Worker(FakeUpstream(json_play("first")), embeddings=embeddings)
+    wish = {"cache-control": "only-if-cached"}
+    await learn(worker, embeddings)
+
+    call = await worker.get(chat(IN_OTHER_WORDS), headers=wish)
+
+    assert content_of(call) == "first"
+    assert call.cache_status == "recollect; hit; ttl=3600; detail=semantic; score=0.970"
+    assert worker.upstream.calls == 1
+    embeddings.matches = ()
+    missed = await worker.get(chat(IN_OTHER_WORDS), headers=wish)
+    assert (missed.status, missed.error_code) == (504, "not_cached")
+
+
+async def test_only_if_cached_that_refuses_its_own_words_answer_gets_no_other() -> None:
+    """What it refused is nearer than anything in other words."""
+    embeddings = FakeEmbeddings()
+    worker = Worker(FakeUpstream(json_play()), embeddings=embeddings)
+    await learn(worker, embeddings)
+    worker.clock.now += 10
+
+    call = await worker.get(chat(ASKED), headers={"cache-control": "only-if-cached, max-age=5"})
+
+    assert call.status == 504
+    assert len(embeddings.asked) == 1
+
+
+async def test_only_if_cached_that_asks_for_what_nobody_knows_is_not_answered_so() -> None:
+    """A stream with its usage, of an answer that came without."""
+    embeddings = FakeEmbeddings()
+    worker = Worker(FakeUpstream(stream_play(stream_of("Hi"))), embeddings=embeddings)
+    await learn(worker, embeddings, stream=True)
+    body = chat(IN_OTHER_WORDS, stream=True, stream_options={"include_usage": True})
+
+    assert (await worker.get(body, headers={"cache-control": "only-if-cached"})).status == 504
+
+
+async def test_same_words_hit_exactly_next_time() -> None:
+    """In memory first, then in Redis, with no look-up by meaning."""
+    embeddings = FakeEmbeddings()
+    worker = Worker(FakeUpstream(json_play("first")), embeddings=embeddings)
+    await learn(worker, embeddings)
+    await worker.get(chat(IN_OTHER_WORDS))
+    await settle()
+
+    for _ in range(2):
+        call = await worker.get(chat(IN_OTHER_WORDS))
+        assert content_of(call) == "first"
+        assert call.cache_status == "recollect; hit; ttl=3600; detail=exact"
+        worker.forget()
+    assert len(embeddings.asked) == 2
+
+
+async def test_alias_dies_with_its_entry() -> None:
+    """A removed entry is never served."""
+    embeddings = FakeEmbeddings()
+    worker = Worker(FakeUpstream(json_play("first"), json_play("anew")), embeddings=embeddings)
+    key = await learn(worker, embeddings)
+    await worker.get(chat(IN_OTHER_WORDS))
+    await settle()
+    (name,) = worker.redis.names("e")
+    del worker.redis.values[name]
+    worker.tiers.invalidate([key])
+
+    call = await worker.get(chat(IN_OTHER_WORDS))
+
+    assert content_of(call) == "anew"
+    assert embeddings.removed == [key]
+
+
+@pytest.mark.parametrize("mode", ["off", "shadow"])
+async def test_route_without_answers_to_other_words_follows_no_alias(mode: str) -> None:
+    """One that was made before it was switched off, say."""
+    embeddings = FakeEmbeddings()
+    upstream = FakeUpstream(json_play("first"), json_play("own"))
+    one = Worker(upstream, embeddings=embeddings)
+    await learn(one, embeddings)
+    await one.get(chat(IN_OTHER_WORDS))
+    await settle()
+    route = {"models": ["m"], "semantic": mode}
+    other = Worker(upstream, one.redis, embeddings=embeddings, routes=[route])
+
+    call = await other.get(chat(IN_OTHER_WORDS))
+
+    assert content_of(call) == "own"
+    assert call.cache_status == "recollect; fwd=miss; stored"
+
+
+async def test_embeddings_are_never_looked_up_by_meaning() -> None:
+    """Their answer is about the very letters."""
+    embeddings = FakeEmbeddings()
+    play = Play(
+        [json.dumps({"object": "list", "data": [{"index": 0, "embedding": [1.0]}]}).encode()]
+    )
+    worker = Worker(FakeUpstream(play), embeddings=embeddings)
+
+    for given in (ASKED, [ASKED], [ASKED, IN_OTHER_WORDS]):
+        body = json.dumps({"model": "m", "input": given}).encode()
+        assert (await worker.get(body, "/v1/embeddings")).status == 200
+
+    assert not embeddings.asked
+
+
+async def test_bypassed_requests_are_never_looked_up_by_meaning() -> None:
+    """The cache has no part in them."""
+    embeddings = FakeEmbeddings()
+    worker = Worker(FakeUpstream(json_play()), embeddings=embeddings)
+    stateful = json.dumps({"model": "m", "input": ASKED, "previous_response_id": "r"}).encode()
+
+    await worker.get(chat(ASKED), headers={"cache-control": "no-store"})
+    await worker.get(stateful, "/v1/responses")
+
+    assert not embeddings.asked

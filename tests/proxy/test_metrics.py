@@ -10,15 +10,21 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from cachestore.errors import StoreRefused, StoreUnavailable
+from proxy.lookup.meaning import ExactOnly
 from proxy.lookup.policy import Reason
+from proxy.lookup.semantic_tier import Looked
 from proxy.metrics import Metrics, Outcome, exposition
 from proxy.upstreams.upstream import UpstreamCut, UpstreamTimeout, UpstreamUnreachable
 from tests.proxy.fakes import (
+    ASKED,
+    IN_OTHER_WORDS,
+    FakeEmbeddings,
     FakeUpstream,
     Play,
     Worker,
     chat,
     json_play,
+    learn,
     settle,
 )
 
@@ -210,6 +216,66 @@ async def test_outage_is_counted_when_it_begins() -> None:
 
     assert change.of("recollect_redis_outages_total") == 1
     assert counted("recollect_redis_up")[()] == 1
+
+
+async def test_look_ups_by_meaning_are_counted_by_how_they_ended() -> None:
+    """And timed, and their scores noted, to choose a threshold by."""
+    embeddings = FakeEmbeddings()
+    worker = Worker(FakeUpstream(json_play()), embeddings=embeddings)
+    change = Change(worker.metrics)
+
+    await learn(worker, embeddings)
+    await worker.get(chat(IN_OTHER_WORDS))
+
+    assert change.of("recollect_semantic_lookups_total", outcome="nothing") == 1
+    assert change.of("recollect_semantic_lookups_total", outcome="hit") == 1
+    assert change.of("recollect_requests_total", endpoint="chat", outcome="hit-semantic") == 1
+    assert change.of("recollect_lookup_seconds_count", tier="semantic") == 2
+    assert change.of("recollect_semantic_score_count") == 1
+    assert change.of("recollect_semantic_score_bucket", le="0.97") == 1
+    assert change.of("recollect_semantic_score_bucket", le="0.96") == 0
+    assert change.of("recollect_tokens_saved_total", kind="prompt") == 3
+
+
+async def test_what_is_not_looked_up_by_meaning_is_counted_by_its_reason() -> None:
+    """Only on a miss: whoever hits exactly is not looked at any closer."""
+    worker = Worker(FakeUpstream(json_play()), embeddings=FakeEmbeddings())
+    change = Change(worker.metrics)
+
+    for _ in range(2):
+        await worker.get(chat("Hello"))
+
+    assert change.of("recollect_semantic_exact_only_total", reason="short") == 1
+
+
+async def test_every_outcome_and_reason_has_its_series_from_the_start() -> None:
+    """An alert on a rate needs the zero before the first count."""
+    metrics = Metrics()
+    metrics.flush()
+
+    assert counted("recollect_semantic_lookups_total").keys() == {
+        (("outcome", outcome.value),) for outcome in Looked
+    }
+    assert counted("recollect_semantic_exact_only_total").keys() == {
+        (("reason", reason.value),) for reason in ExactOnly
+    }
+    assert ASKED not in exposition().decode()
+
+
+async def test_breaker_to_the_embedding_process_is_seen_and_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """1 from the start: no look-up has failed yet."""
+    metrics = Metrics()
+    up = [counted("recollect_embeddings_up")[()]]
+    caplog.set_level("INFO", "recollect")
+    for is_up, reason in ((False, "down: cannot connect"), (True, "")):
+        metrics.embeddings_state(is_up, reason)
+        up.append(counted("recollect_embeddings_up")[()])
+
+    assert up == [1, 0, 1]
+    assert "down: cannot connect" in caplog.messages[0]
+    assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
 
 
 async def test_labels_come_from_enums_alone() -> None:

@@ -122,3 +122,13 @@ def test_time_to_live_is_in_whole_seconds_and_negative_when_stale(
 ) -> None:
     """RFC 9211 §2.4."""
     assert hit_status(ttl_s) == b"recollect; hit; ttl=" + shown + b"; detail=exact"
+
+
+@pytest.mark.parametrize(
+    ("score", "shown"), [(0.9531, b"0.953"), (0.95, b"0.950"), (1.0, b"1.000"), (-0.2, b"-0.200")]
+)
+def test_cache_status_of_an_answer_to_other_words_says_how_near_they_are(
+    score: float, shown: bytes
+) -> None:
+    """A cosine with three decimals, as RFC 8941 §3.3.2 writes a decimal at the most."""
+    assert hit_status(588.9, score) == (b"recollect; hit; ttl=588; detail=semantic; score=" + shown)

@@ -14,19 +14,22 @@ class CacheStatus:
     detail: str = ""
     ttl_s: int | None = None
     fwd_status: int | None = None
+    score: float | None = None
+    """Ours, beside `detail=semantic`: RFC 9211 §2 leaves room for parameters of one's own."""
 
 
 def parse_cache_status(value: str) -> CacheStatus:
     """Read a header value; an absent or foreign one gives the default.
 
     Raises:
-        ValueError: A parameter occurs that RFC 9211 §2 does not know.
+        ValueError: A parameter occurs that neither RFC 9211 §2 nor we know.
     """
     member, *parameters = (part.strip() for part in value.split(";"))
     if member != "recollect":
         return CacheStatus()
     given = {part.partition("=")[0]: part.partition("=")[2] for part in parameters}
-    unknown = set(given) - {"hit", "fwd", "stored", "collapsed", "detail", "ttl", "fwd-status"}
+    known = {"hit", "fwd", "stored", "collapsed", "detail", "ttl", "fwd-status", "score"}
+    unknown = set(given) - known
     if unknown:
         raise ValueError(f"unknown Cache-Status parameters {sorted(unknown)} in {value!r}")
     return CacheStatus(
@@ -37,4 +40,5 @@ def parse_cache_status(value: str) -> CacheStatus:
         detail=given.get("detail", "").strip('"'),
         ttl_s=int(given["ttl"]) if "ttl" in given else None,
         fwd_status=int(given["fwd-status"]) if "fwd-status" in given else None,
+        score=float(given["score"]) if "score" in given else None,
     )

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cachestore.entry import StoredResponse
-from proxy.lookup.answers import StoredAnswer, read_stored
+from proxy.lookup.answers import StoredAnswer, read_stored, said_by
 from proxy.wire.endpoint import Endpoint, Form
 from proxy.wire.record import Recording, RecordPolicy, record
 from proxy.wire.replay import fresh
@@ -213,3 +213,59 @@ def test_template_that_is_the_recording_itself_weighs_nothing() -> None:
 
     assert template == document
     assert kept.size_bytes == before
+
+
+def chat_answer(message: object, **more: object) -> StoredAnswer:
+    """Return a stored chat completion of one choice."""
+    choice = {"index": 0, "message": message, "finish_reason": "stop", **more}
+    document = orjson.dumps({"id": "i", "created": 1, "choices": [choice]})
+    recording = record(Endpoint.CHAT, b"application/json", b"", document, POLICY)
+    assert isinstance(recording, Recording)
+    return answer(recording=recording)
+
+
+def test_what_was_said_is_known_of_a_stream_and_of_a_document() -> None:
+    """To be compared with what a client says was answered."""
+    assert said_by(answer()) == "Hi"
+    assert said_by(chat_answer({"role": "assistant", "content": "Hi"})) == "Hi"
+
+
+@pytest.mark.parametrize(
+    "empty",
+    [
+        {"refusal": None},
+        {"tool_calls": []},
+        {"annotations": [], "audio": None, "reasoning_content": ""},
+    ],
+)
+def test_members_that_say_nothing_do_not_count(empty: dict[str, object]) -> None:
+    """Servers differ in which of them they send."""
+    assert said_by(chat_answer({"role": "assistant", "content": "Hi", **empty})) == "Hi"
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"role": "assistant", "content": None},
+        {"role": "assistant", "content": [{"type": "text", "text": "Hi"}]},
+        {"role": "assistant", "content": "Hi", "reasoning_content": "Hm."},
+        {"role": "assistant", "content": "Hi", "annotations": [{"type": "url_citation"}]},
+    ],
+)
+def test_answer_that_says_more_than_a_text_has_not_just_said_that_text(message: object) -> None:
+    """A client that repeats the text alone does not repeat the answer."""
+    assert said_by(chat_answer(message)) is None
+
+
+def test_several_choices_have_not_said_one_thing() -> None:
+    """Which of them the conversation went on with is not known."""
+    choice = {"index": 0, "message": {"content": "Hi"}, "finish_reason": "stop"}
+    document = orjson.dumps({"choices": [choice, {**choice, "index": 1}]})
+    recording = record(Endpoint.CHAT, b"application/json", b"", document, POLICY)
+
+    assert said_by(answer(recording=recording)) is None
+
+
+def test_answer_that_is_no_document_has_not_said_a_text() -> None:
+    """A stream of embeddings: there is no such thing, but a store may hold anything."""
+    assert said_by(answer(endpoint=Endpoint.EMBEDDINGS)) is None

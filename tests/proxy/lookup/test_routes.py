@@ -131,3 +131,52 @@ def test_what_clients_send_does_not_fill_memory(size_bytes: int, count: int) -> 
 
     assert held_bytes < 1_000_000
     assert found.of("7") is first
+
+
+MODES: list[tuple[str | None, str | None, str, bool]] = [
+    (None, None, "off", False),
+    (None, "on", "off", False),
+    ("off", None, "off", False),
+    ("off", "on", "off", False),
+    ("off", "shadow", "off", False),
+    ("shadow", None, "shadow", False),
+    ("shadow", "on", "on", True),
+    ("on", None, "on", True),
+    ("on", "shadow", "shadow", False),
+    ("on", "off", "off", False),
+]
+
+
+@pytest.mark.parametrize(("mode", "own", "effective", "follows"), MODES)
+def test_semantic_mode_of_a_route_counts_unless_the_tier_is_off(
+    mode: str | None, own: str | None, effective: str, follows: bool
+) -> None:
+    """`off` means that there is no embedding process to ask. Answers to other words, aliases among
+    them, are given only where it is `on`."""
+    section = {} if mode is None else {"mode": mode}
+    given = {"models": ["m"]} if own is None else {"models": ["m"], "semantic": own}
+    route = routes(given, semantic=section).of("m")
+
+    assert route.semantic == effective
+    assert route.follows_aliases == follows
+    assert routes(semantic=section).of("m").semantic == (mode or "off")
+
+
+@pytest.mark.parametrize(
+    ("history", "own", "chains"),
+    [
+        (None, None, False),
+        ("chain", None, True),
+        ("chain", "exact", False),
+        (None, "chain", True),
+        ("exact", "chain", True),
+    ],
+)
+def test_history_of_a_route_overrides_the_settings(
+    history: str | None, own: str | None, chains: bool
+) -> None:
+    """Opt-in, per route or for all."""
+    section = {} if history is None else {"history": history}
+    given = {"models": ["m"]} if own is None else {"models": ["m"], "history": own}
+
+    assert routes(given, semantic=section).of("m").chains_history == chains

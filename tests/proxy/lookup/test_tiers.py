@@ -10,6 +10,7 @@ from cachestore.errors import StoreError, StoreRefused, StoreUnavailable
 from cachestore.leases import Held, Lease, Leases, lease_key
 from cachestore.memory_store import MemoryStore
 from cachestore.redis_store import RedisStore
+from cachestore.vector_record import Meaning
 from proxy.lookup.answers import StoredAnswer
 from proxy.lookup.tiers import Tiers
 from proxy.wire.endpoint import Endpoint, Form
@@ -300,3 +301,156 @@ async def test_rendering_does_not_bring_back_what_was_dropped() -> None:
     rig.tiers.template(answer, Form.SSE, False)
 
     assert rig.tiers.peek(KEY) is None
+
+
+# Aliases: another question's key, behind which the same answer lies.
+
+ALIAS_KEY = b"a" * 32
+
+
+async def aliased(rig: Rig) -> StoredAnswer:
+    """Store an answer that is found under a second key as well."""
+    answer = rig.answer()
+    assert await rig.tiers.store(answer, None)
+    await rig.tiers.alias(ALIAS_KEY, answer, None)
+    return answer
+
+
+async def test_answer_is_found_under_its_alias_on_every_worker() -> None:
+    """The same words hit exactly next time; its own key is what the answer still has."""
+    one = Rig()
+    other = Rig(one.redis)
+    answer = await aliased(one)
+
+    found = await other.tiers.fetch(ALIAS_KEY, follows_aliases=True)
+
+    assert found == answer
+    assert other.tiers.peek(ALIAS_KEY) is found
+    assert other.tiers.peek(KEY) is found, "it is held once"
+    assert other.observer.held[1] == 1
+
+
+async def test_look_up_for_a_lease_finds_an_alias_too() -> None:
+    """And takes no lease then."""
+    one = Rig()
+    other = Rig(one.redis)
+    answer = await aliased(one)
+
+    assert await other.tiers.fetch_or_lease(ALIAS_KEY, follows_aliases=True) == answer
+
+    assert other.tiers.peek(ALIAS_KEY) == answer
+    assert not one.redis.names("l")
+
+
+async def test_alias_is_not_followed_by_who_must_not() -> None:
+    """A route in `shadow` or `off` is answered by its own words' answer alone."""
+    rig = Rig()
+    await aliased(rig)
+
+    assert await rig.tiers.fetch(ALIAS_KEY) is None
+    assert isinstance(await rig.tiers.fetch_or_lease(ALIAS_KEY), Lease)
+
+
+async def test_worker_that_made_an_alias_knows_it_at_once() -> None:
+    """Before any look-up in Redis."""
+    rig = Rig()
+    answer = await aliased(rig)
+    assert rig.tiers.peek(ALIAS_KEY) is None, "what it leads to is not in memory yet"
+
+    rig.tiers.keep(answer)
+
+    assert rig.tiers.peek(ALIAS_KEY) is answer
+
+
+async def test_an_answer_of_its_own_comes_before_an_alias() -> None:
+    """Fetched anew at someone's wish: it is the answer to these very words."""
+    rig = Rig()
+    rig.tiers.keep(await aliased(rig))
+    own = rig.answer(ALIAS_KEY)
+
+    rig.tiers.keep(own)
+
+    assert rig.tiers.peek(ALIAS_KEY) is own
+
+
+@pytest.mark.parametrize("told", [KEY, ALIAS_KEY])
+async def test_invalidation_of_an_alias_or_of_what_it_leads_to_ends_the_alias(told: bytes) -> None:
+    """An alias dies with its entry, in memory too."""
+    rig = Rig()
+    rig.tiers.keep(await aliased(rig))
+
+    rig.tiers.invalidate([told])
+
+    assert rig.tiers.peek(ALIAS_KEY) is None
+    assert (rig.tiers.peek(KEY) is None) == (told == KEY)
+    assert rig.observer.evictions == ["invalidated"] * (told == KEY)
+
+
+async def test_aliases_go_too_when_it_is_unknown_what_was_missed() -> None:
+    """After a reconnect: which answer a question has may have changed meanwhile."""
+    rig = Rig()
+    answer = await aliased(rig)
+
+    rig.tiers.invalidate(None)
+    rig.tiers.keep(answer)
+
+    assert rig.tiers.peek(ALIAS_KEY) is None
+
+
+async def test_alias_of_what_is_gone_leads_nowhere() -> None:
+    """And the next who asks is free to fetch."""
+    rig = Rig()
+    await aliased(rig)
+    (entry,) = rig.redis.names("e")
+    del rig.redis.values[entry]
+
+    assert await rig.tiers.fetch(ALIAS_KEY, follows_aliases=True) is None
+
+    assert not rig.redis.names("a")
+
+
+async def test_alias_gives_its_lease_back_in_the_same_step() -> None:
+    """Who waits for it elsewhere finds the alias, or the lease free."""
+    rig = Rig()
+    answer = rig.answer()
+    await rig.tiers.store(answer, None)
+    lease = await rig.tiers.fetch_or_lease(ALIAS_KEY)
+    assert isinstance(lease, Lease)
+
+    await rig.tiers.alias(ALIAS_KEY, answer, lease)
+
+    assert not rig.redis.names("l")
+    assert rig.redis.keys("a") == [ALIAS_KEY]
+
+
+@pytest.mark.parametrize(("fault", "kind"), [("down", StoreUnavailable), ("refused", StoreRefused)])
+async def test_alias_that_redis_does_not_take_is_counted(
+    fault: str, kind: type[StoreError]
+) -> None:
+    """No request fails of it; this worker still knows it."""
+    rig = Rig()
+    answer = rig.answer()
+    rig.tiers.keep(answer)
+    await rig.tiers.store(answer, None)
+    if fault == "down":
+        rig.redis.is_down = True
+    else:
+        rig.redis.refusals["SET"] = "OOM"
+
+    await rig.tiers.alias(ALIAS_KEY, answer, None)
+
+    assert rig.observer.failures == [("put", kind)]
+    assert rig.tiers.peek(ALIAS_KEY) is answer
+    assert not rig.redis.names("a")
+
+
+async def test_meaning_is_stored_with_its_answer() -> None:
+    """In one step; without one nothing is written beside the answer."""
+    rig = Rig()
+
+    await rig.tiers.store(rig.answer(OTHER_KEY), None)
+    assert not rig.redis.names("v")
+    await rig.tiers.store(rig.answer(), None, Meaning(b"p" * 32, "How many?"))
+
+    assert rig.redis.keys("v") == [KEY]
+    assert b"How many?" in rig.redis.values[rig.redis.names("v")[0]]

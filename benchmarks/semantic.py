@@ -1,0 +1,476 @@
+"""The semantic tier's rows: each beside what it is made of, measured in the same minute.
+
+Every row starts servers of its own in a folder of its own and leaves none behind. Sides run in
+turns, and a figure is the median of its rounds.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from benchmarks import load, paraphrases, processes, semantic_servers, servers, traffic
+from benchmarks.compare import CONNECTIONS, Size
+from benchmarks.semantic_servers import EncoderProcess, SemanticServer
+from cachestore.entry import KEY_BYTES, StoredResponse
+from cachestore.redis_link import RedisLink
+from cachestore.redis_store import RedisStore
+from cachestore.vector_record import PARTITION_BYTES, Meaning
+
+CONCURRENT: Final = 32
+_SETTLE_S: Final = 0.3
+
+_MEANT: Final = load.Expectation(b"detail=semantic", b'"finish_reason":"stop"')
+_MISSED: Final = load.Expectation(b"recollect; fwd=miss", b'"finish_reason":"stop"')
+_HIT: Final = load.Expectation(b"recollect; hit", b'"finish_reason":"stop"')
+
+# Pairs whose words differ much are what is wanted here, however far a real setting would go; and
+# with 32 at once on one encoder's thread each waits for the others.
+_LENIENT: Final = "min_score = 0.8\ndeadline_ms = 2000\n"
+# Every look-up searches and finds something, and nothing is near enough.
+_STRICT: Final = "min_score = 1.0\ndeadline_ms = 2000\n"
+
+_PAUSE_S: Final = 0.02
+_LARGE_PARTITION: Final = 50_000
+_SMALL_PARTITION: Final = 100
+
+
+class LeftOut(Exception):
+    """The row cannot be measured here; the message says what it needs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the table."""
+
+    what: str
+    reference: str
+    measured: str
+    against: str
+    ratio: str
+    target: str
+    is_met: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Rounds:
+    """Figures of two sides; the nth of one was measured next to the nth of the other."""
+
+    measured: Sequence[float]
+    reference: Sequence[float]
+
+    @property
+    def ours(self) -> float:
+        return statistics.median(self.measured)
+
+    @property
+    def theirs(self) -> float:
+        return statistics.median(self.reference)
+
+    @property
+    def ratios(self) -> list[float]:
+        """Measured to reference, round by round, smallest first."""
+        pairs = zip(self.measured, self.reference, strict=True)
+        return sorted(ours / theirs for ours, theirs in pairs)
+
+    @property
+    def ratio(self) -> float:
+        return statistics.median(self.ratios)
+
+    def __str__(self) -> str:
+        return f"{self.ratio:.2f} ({self.ratios[0]:.2f}–{self.ratios[-1]:.2f})"
+
+
+class _Stage:
+    """The servers of one row."""
+
+    def __init__(self, folder: Path, stack: contextlib.ExitStack) -> None:
+        self.folder = folder
+        self._stack = stack
+        self.encoder: EncoderProcess = stack.enter_context(semantic_servers.encoder(folder))
+        self.upstream = stack.enter_context(servers.fake_upstream(folder))
+        self.redis = stack.enter_context(servers.redis(folder))
+
+    def recollect(self, settings: str) -> SemanticServer:
+        server = self._stack.enter_context(
+            semantic_servers.recollect(self.folder, self.upstream, self.redis, settings)
+        )
+        server.wait_for_index()
+        return server
+
+    def exact_only(self) -> servers.Server:
+        return self._stack.enter_context(servers.recollect(self.folder, self.upstream, self.redis))
+
+    def gptcache(self) -> servers.Server:
+        return self._stack.enter_context(semantic_servers.gptcache(self.folder))
+
+    def learn(self, server: SemanticServer) -> list[paraphrases.Pair]:
+        """Store the answers to all pairs; return those whose other words are a hit."""
+        calls = servers.upstream_calls(self.upstream)
+        pairs = paraphrases.pairs()
+        for pair in pairs:
+            load.ask(server.port, traffic.question(pair.stored))
+        # Some are so near to each other that they are hits themselves.
+        server.wait_for_index(servers.upstream_calls(self.upstream) - calls)
+        answers = [load.ask(server.port, traffic.question(pair.asked)) for pair in pairs]
+        hits = [
+            pair for pair, answer in zip(pairs, answers, strict=True) if _MEANT.header in answer
+        ]
+        if len(hits) < CONCURRENT:
+            raise RuntimeError(f"only {len(hits)} of {len(pairs)} paraphrases are hits")
+        # What missed is stored now: not while something is measured.
+        time.sleep(_SETTLE_S)
+        return hits
+
+
+def _new_texts(pairs: Sequence[paraphrases.Pair]) -> Iterator[str]:
+    """Yield texts without end, none twice, each near to a stored one."""
+    for number in itertools.count(1):
+        for pair in pairs:
+            yield paraphrases.respelled(pair.asked, number)
+
+
+def _some(texts: Iterator[str], count: int) -> list[str]:
+    return list(itertools.islice(texts, count))
+
+
+@contextlib.contextmanager
+def _stage() -> Iterator[_Stage]:
+    if not paraphrases.are_there():
+        raise LeftOut("its questions are missing; RECOLLECT_DATA names their folder")
+    with (
+        tempfile.TemporaryDirectory(prefix="recollect-bench-") as folder,
+        contextlib.ExitStack() as stack,
+    ):
+        yield _Stage(Path(folder), stack)
+
+
+def _in_turns(
+    size: Size, measured: Callable[[int], float], reference: Callable[[int], float]
+) -> _Rounds:
+    """Measure both sides, each with so many requests a round; the first of a round changes."""
+    sides = (measured, reference)
+    for side in sides:
+        side(max(size.requests // 4, CONCURRENT))
+    figures: tuple[list[float], list[float]] = ([], [])
+    for number in range(size.rounds):
+        for at in (0, 1) if number % 2 == 0 else (1, 0):
+            figures[at].append(sides[at](size.requests))
+    return _Rounds(*figures)
+
+
+def _hit_p50_s(server: SemanticServer, texts: Iterator[str]) -> Callable[[int], float]:
+    def measure(count: int) -> float:
+        requests = [traffic.question(text) for text in _some(texts, count)]
+        p50_s = statistics.median(load.time_each(server.port, requests, _MEANT.check))
+        time.sleep(_SETTLE_S)
+        return p50_s
+
+    return measure
+
+
+def _hit(size: Size) -> list[Row]:
+    with _stage() as stage:
+        server = stage.recollect(_LENIENT)
+        pairs = stage.learn(server)
+        texts, same_texts = _new_texts(pairs), _new_texts(pairs)
+        rounds = _in_turns(
+            size,
+            _hit_p50_s(server, texts),
+            lambda count: statistics.median(stage.encoder.one_by_one_s(_some(same_texts, count))),
+        )
+    return [
+        Row(
+            "semantic hit, short prompt, idle, p50",
+            "the encoder alone, the same prompts",
+            _ms(rounds.ours),
+            _ms(rounds.theirs),
+            str(rounds),
+            "≤ 1.25",
+            rounds.ratio <= 1.25,
+        )
+    ]
+
+
+def _throughput(size: Size) -> list[Row]:
+    with _stage() as stage:
+        server = stage.recollect(_LENIENT)
+        pairs = stage.learn(server)
+        texts, same_texts = _new_texts(pairs), _new_texts(pairs)
+        redis_s: list[float] = []
+
+        def hits_per_cpu_s(count: int) -> float:
+            requests = [traffic.question(text) for text in _some(texts, count)]
+            calls = servers.upstream_calls(stage.upstream)
+            before = processes.cpu_ns(server.pids), processes.cpu_ns([stage.redis.pid])
+            load.drive(server.port, requests, CONCURRENT, _MEANT.check)
+            time.sleep(_SETTLE_S)
+            after = processes.cpu_ns(server.pids), processes.cpu_ns([stage.redis.pid])
+            if servers.upstream_calls(stage.upstream) != calls:
+                raise load.UnexpectedAnswer("a hit went upstream")
+            redis_s.append((after[1] - before[1]) / 1e9 / count)
+            return count / ((after[0] - before[0]) / 1e9)
+
+        rounds = _in_turns(
+            size,
+            hits_per_cpu_s,
+            lambda count: count / stage.encoder.batched_cpu_s(_some(same_texts, count)),
+        )
+    return [
+        Row(
+            f"semantic hits per CPU second, {CONCURRENT} at once"
+            f" (Redis besides: {statistics.median(redis_s) * 1e6:.0f} µs a hit)",
+            "the encoder's texts per CPU second, in batches of 32",
+            f"{rounds.ours:.0f}",
+            f"{rounds.theirs:.0f}",
+            str(rounds),
+            "≥ 0.85",
+            rounds.ratio >= 0.85,
+        )
+    ]
+
+
+def _miss(size: Size) -> list[Row]:
+    with _stage() as stage:
+        server, exact_only = stage.recollect(_STRICT), stage.exact_only()
+        questions = paraphrases.questions()
+        if len(questions) < size.requests * (size.rounds + 1):
+            raise ValueError("too few questions for so many rounds")
+        texts = {side: iter(questions) for side in ("on", "off", "encoder")}
+        encoder_s: list[float] = []
+
+        def first_byte_s(side: str, port: int, count: int) -> float:
+            requests = [traffic.question(text) for text in _some(texts[side], count)]
+            # With a pause, so that the storing of the one before is not in the way.
+            p50_s = statistics.median(load.time_each(port, requests, _MISSED.check, _PAUSE_S))
+            time.sleep(_SETTLE_S)
+            return p50_s
+
+        def with_look_up(count: int) -> float:
+            some = _some(texts["encoder"], count)
+            encoder_s.append(statistics.median(stage.encoder.one_by_one_s(some)))
+            return first_byte_s("on", server.port, count)
+
+        rounds = _in_turns(
+            size, with_look_up, lambda count: first_byte_s("off", exact_only.port, count)
+        )
+        pairs = zip(rounds.measured, rounds.reference, encoder_s[1:], strict=True)
+        beyond_s = sorted(on - off - encoder for on, off, encoder in pairs)
+    extra_s, encoder_p50_s = rounds.ours - rounds.theirs, statistics.median(encoder_s)
+    return [
+        Row(
+            "look-up that misses, extra time to first byte, p50",
+            "the encoder alone, the same prompts",
+            f"{_ms(extra_s)} ({_ms(rounds.ours)} against {_ms(rounds.theirs)})",
+            _ms(encoder_p50_s),
+            f"encoder + {_ms(statistics.median(beyond_s))}"
+            f" ({beyond_s[0] * 1e3:.2f}–{beyond_s[-1] * 1e3:.2f})",
+            "≤ encoder + 1 ms",
+            statistics.median(beyond_s) <= 0.001,
+        )
+    ]
+
+
+def _gptcache(size: Size) -> list[Row]:
+    if not semantic_servers.GPTCACHE.exists():
+        raise LeftOut("GPTCache is not installed; benchmarks/README.md says how")
+    with _stage() as stage:
+        server, gptcache = stage.recollect(_LENIENT), stage.gptcache()
+        pairs = stage.learn(server)
+        texts, same_texts = _new_texts(pairs), _new_texts(pairs)
+        answer = traffic.json_answer(traffic.JSON_MODEL, traffic.JSON_BYTES).decode()
+        lesson = [traffic.gptcache("put", pair.stored, answer) for pair in pairs]
+        load.drive(gptcache.port, lesson, 1, load.Expectation(b"", b"successfully").check)
+        expected = load.Expectation(b"HTTP/1.1 200", b"finish_reason")
+
+        def p50_s(count: int) -> float:
+            requests = [traffic.gptcache("get", text) for text in _some(same_texts, count)]
+            return statistics.median(load.time_each(gptcache.port, requests, expected.check))
+
+        rounds = _in_turns(size, _hit_p50_s(server, texts), p50_s)
+    return [
+        Row(
+            "semantic hit, short prompt, idle, p50",
+            "GPTCache's server: same encoder, FAISS, SQLite",
+            _ms(rounds.ours),
+            _ms(rounds.theirs),
+            str(rounds),
+            "≤ 0.5",
+            rounds.ratio <= 0.5,
+        )
+    ]
+
+
+def _saturated(size: Size) -> list[Row]:
+    with _stage() as stage:
+        server = stage.recollect(_LENIENT)
+        numbers = itertools.count()
+        load.ask(server.port, traffic.request(traffic.JSON_MODEL, 0))
+        time.sleep(_SETTLE_S)
+        pids = [pid for pid in server.pids if pid != server.embeddings_pid]
+
+        def cpu_and_rate(count: int) -> tuple[float, float]:
+            requests = [
+                traffic.request(traffic.JSON_MODEL, 0, fields=traffic.trace(next(numbers)))
+                for _ in range(count)
+            ]
+            cpu, began = processes.cpu_ns(pids), time.perf_counter()
+            load.drive(server.port, requests, CONNECTIONS, _HIT.check)
+            rate = count / (time.perf_counter() - began)
+            return (processes.cpu_ns(pids) - cpu) / 1000 / count, rate
+
+        rates: tuple[list[float], list[float]] = ([], [])
+
+        def beside(count: int) -> float:
+            with semantic_servers.saturation(stage.folder, server.socket_path):
+                cpu_us, rate = cpu_and_rate(count)
+            rates[0].append(rate)
+            return cpu_us
+
+        def alone(count: int) -> float:
+            cpu_us, rate = cpu_and_rate(count)
+            rates[1].append(rate)
+            return cpu_us
+
+        rounds = _in_turns(size, beside, alone)
+    by_rate = _Rounds(rates[0][1:], rates[1][1:])
+    inverse = _Rounds(rounds.reference, rounds.measured)
+    return [
+        Row(
+            "L1 hits beside a saturated encoder: hits per CPU second of the worker",
+            "without",
+            f"{rounds.ours:.1f} µs a hit",
+            f"{rounds.theirs:.1f} µs a hit",
+            str(inverse),
+            "≥ 0.9",
+            inverse.ratio >= 0.9,
+        ),
+        Row(
+            f"the same: hits per second, {os.cpu_count()} cores shared by server, encoder,"
+            " both loads and Redis",
+            "without",
+            f"{by_rate.ours:.0f}",
+            f"{by_rate.theirs:.0f}",
+            str(by_rate),
+            "stated",
+            True,
+        ),
+    ]
+
+
+def _restart(size: Size) -> list[Row]:
+    """`size.requests` entries; a round is a start without a snapshot and one with."""
+    entries = size.requests
+    rebuilt_s: list[float] = []
+    loaded_s: list[float] = []
+    hit_s: list[float] = []
+    with _stage() as stage:
+        asyncio.run(_write_entries(stage.redis.url, stage.encoder.fingerprint(), entries))
+        for number in range(size.rounds):
+            home = stage.folder / f"restarted{number}"
+            for seconds, outcome in ((rebuilt_s, "unusable"), (loaded_s, "loaded")):
+                with semantic_servers.recollect(
+                    stage.folder, stage.upstream, stage.redis, "", home
+                ) as server:
+                    hit_s += _hits_until_ready(server)
+                    now_s = time.clock_gettime(time.CLOCK_BOOTTIME)
+                    seconds.append(now_s - processes.started_at_s(server.embeddings_pid))
+                    # The hits' own entry may be one more.
+                    if server.indexed() < entries:
+                        raise RuntimeError(f"{server.indexed()} vectors, not {entries}")
+                    server.check_snapshot(outcome)
+    what = f"restart with {entries:,} entries, start of the embedding process to ready"
+    hits = (
+        f"{len(hit_s)} exact hits meanwhile, p50 {_ms(statistics.median(hit_s))},"
+        f" slowest {_ms(max(hit_s))}"
+    )
+    return [
+        _restart_row(f"{what}, from a snapshot", loaded_s, 5),
+        _restart_row(f"{what}, by rebuild; {hits}", rebuilt_s, 60),
+    ]
+
+
+def _restart_row(what: str, seconds: Sequence[float], most_s: float) -> Row:
+    median_s = statistics.median(seconds)
+    target = f"≤ {most_s:g} s"
+    return Row(what, "–", f"{median_s:.1f} s", "–", "–", target, median_s <= most_s)
+
+
+def _hits_until_ready(server: SemanticServer) -> list[float]:
+    """Ask for exact hits until the index is ready; return the seconds each took."""
+    question = [traffic.request(traffic.JSON_MODEL, 0)]
+    load.drive(server.port, question, 1, lambda _: None)
+    time.sleep(0.05)
+    seconds: list[float] = []
+    while not server.is_index_ready():
+        seconds += load.time_each(server.port, 5 * question, _HIT.check, 0.002)
+    return seconds
+
+
+async def _write_entries(redis_url: str, fingerprint: str, count: int) -> None:
+    """Write entries with the vectors of that encoder: one large partition, the rest small."""
+    chance = np.random.default_rng(0)
+    link = RedisLink(redis_url, deadline_s=10.0)
+    await link.start(2.0)
+    store = RedisStore(link, "recollect", 4096, 1024**2)
+    large = min(_LARGE_PARTITION, count // 2)
+    partition = b""
+    for start in range(0, count, _SMALL_PARTITION):
+        if start == 0 or start >= large:
+            partition = chance.bytes(PARTITION_BYTES)
+        vectors = chance.standard_normal((_SMALL_PARTITION, 384), np.float32)
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        now = time.time()
+        await asyncio.gather(
+            *(
+                store.put(
+                    StoredResponse(chance.bytes(KEY_BYTES), now, 86_400, 0, b"", b"an answer"),
+                    meaning=Meaning(partition, "A question.", fingerprint, vector.tobytes()),
+                )
+                for vector in vectors[: count - start]
+            )
+        )
+    await link.close()
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1000:.2f} ms"
+
+
+@dataclass(frozen=True, slots=True)
+class _Measure:
+    full: Size
+    quick: Size
+    run: Callable[[Size], list[Row]]
+
+
+_MEASURES: Final = {
+    "semantic-hit": _Measure(Size(9, 200), Size(3, 60), _hit),
+    "semantic-throughput": _Measure(Size(7, 1500), Size(3, 300), _throughput),
+    "semantic-miss": _Measure(Size(9, 200), Size(3, 60), _miss),
+    "semantic-gptcache": _Measure(Size(7, 100), Size(3, 40), _gptcache),
+    "semantic-saturated": _Measure(Size(7, 10_000), Size(3, 3_000), _saturated),
+    "semantic-restart": _Measure(Size(3, 100_000), Size(1, 10_000), _restart),
+}
+NAMES: Final = tuple(_MEASURES)
+
+
+def run(name: str, *, quick: bool, size: Size | None = None) -> list[Row]:
+    """Measure one of `NAMES`; some are several rows.
+
+    Raises:
+        LeftOut: It cannot be measured here.
+        UnexpectedAnswer: An answer is not what the row means.
+        RuntimeError: A server does not do what it should.
+    """
+    measure = _MEASURES[name]
+    return measure.run(size or (measure.quick if quick else measure.full))
