@@ -5,7 +5,7 @@
 #   make check    style, types, layering
 #   make bench    the speed table
 #   make format   put the sources into shape
-#   make install  .venv with the base install; EXTRAS=demo,dev adds optional parts
+#   make install  .venv with the base install; EXTRAS=semantic,demo,dev adds optional parts
 #   make clean    remove what the others made
 
 .DEFAULT_GOAL := help

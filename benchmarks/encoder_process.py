@@ -17,13 +17,10 @@ from embeddings.models import DEFAULT_MODEL, open_encoder
 _BATCH_TEXTS = 32
 
 
-def _one_by_one_s(encoder: Encoder, texts: Sequence[str]) -> list[float]:
-    seconds = []
-    for text in texts:
-        began = time.perf_counter()
-        encoder.encode([text])
-        seconds.append(time.perf_counter() - began)
-    return seconds
+def _encode_s(encoder: Encoder, text: str) -> float:
+    began = time.perf_counter()
+    encoder.encode([text])
+    return time.perf_counter() - began
 
 
 def _batched_cpu_s(encoder: Encoder, texts: Sequence[str]) -> float:
@@ -37,7 +34,7 @@ def main() -> None:
     """Answer until standard input ends."""
     encoder = open_encoder(DEFAULT_MODEL, Path(sys.argv[1]), device="cpu", threads=1)
     answers: dict[str, Callable[[Any], object]] = {
-        "one_by_one_s": lambda texts: _one_by_one_s(encoder, texts),
+        "encode_s": lambda text: _encode_s(encoder, text),
         "batched_cpu_s": lambda texts: _batched_cpu_s(encoder, texts),
         "fingerprint": lambda _: encoder.fingerprint,
     }

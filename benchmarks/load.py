@@ -129,29 +129,30 @@ def ask(port: int, request: bytes) -> bytes:
     return answers[0]
 
 
-def time_each(
-    port: int, requests: Sequence[bytes], check: Callable[[bytes], None], pause_s: float = 0.0
-) -> list[float]:
-    """Send the requests one after the other; return the seconds to each answer's first byte.
+class Client:
+    """One connection on which one request is sent after the other, each timed."""
 
-    Args:
-        port: Of the server.
-        requests: What is sent.
-        check: Is shown each answer, head and all.
-        pause_s: How long nothing is sent after each answer.
-    """
-    seconds = []
-    connection = _Connection(port)
-    try:
-        for request in requests:
-            began = time.perf_counter()
-            connection.socket.sendall(request)
-            select.select([connection.socket], [], [], _STALLED_S)
-            seconds.append(time.perf_counter() - began)
-            while not connection.read_and_check(check):
-                pass
-            if pause_s:
-                time.sleep(pause_s)
-    finally:
-        connection.socket.close()
-    return seconds
+    def __init__(self, port: int) -> None:
+        """Connect."""
+        self._connection = _Connection(port)
+
+    def first_byte_s(self, request: bytes, check: Callable[[bytes], None]) -> float:
+        """Send a request; return the seconds to its answer's first byte, once that is whole.
+
+        Raises:
+            UnexpectedAnswer: `check` said so, or no answer came for 30 s.
+        """
+        link = self._connection.socket
+        began = time.perf_counter()
+        link.sendall(request)
+        is_there, _, _ = select.select([link], [], [], _STALLED_S)
+        seconds = time.perf_counter() - began
+        if not is_there:
+            raise UnexpectedAnswer(f"no answer for {_STALLED_S} s")
+        while not self._connection.read_and_check(check):
+            pass
+        return seconds
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.socket.close()

@@ -61,6 +61,9 @@ class Row:
     is_met: bool
 
 
+_Figures = list[float]
+
+
 @dataclass(frozen=True, slots=True)
 class _Rounds:
     """Figures of two sides; the nth of one was measured next to the nth of the other."""
@@ -112,6 +115,17 @@ class _Stage:
 
     def gptcache(self) -> servers.Server:
         return self._stack.enter_context(semantic_servers.gptcache(self.folder))
+
+    def asks(
+        self, port: int, requests: Iterator[bytes], expected: load.Expectation
+    ) -> Callable[[], float]:
+        """Return what sends the next request and returns the seconds to its first byte."""
+        client = self._stack.enter_context(contextlib.closing(load.Client(port)))
+        return lambda: client.first_byte_s(next(requests), expected.check)
+
+    def encodes(self, texts: Iterator[str]) -> Callable[[], float]:
+        """Return what has the next text encoded and returns the seconds it took."""
+        return lambda: self.encoder.encode_s(next(texts))
 
     def learn(self, server: SemanticServer) -> list[paraphrases.Pair]:
         """Store the answers to all pairs; return those whose other words are a hit."""
@@ -168,25 +182,37 @@ def _in_turns(
     return _Rounds(*figures)
 
 
-def _hit_p50_s(server: SemanticServer, texts: Iterator[str]) -> Callable[[int], float]:
-    def measure(count: int) -> float:
-        requests = [traffic.question(text) for text in _some(texts, count)]
-        p50_s = statistics.median(load.time_each(server.port, requests, _MEANT.check))
-        time.sleep(_SETTLE_S)
-        return p50_s
+def _one_by_one(size: Size, *sides: Callable[[], float], pause_s: float = 0.0) -> list[_Figures]:
+    """Have each side do one thing after the other, in turns; return the medians of each round.
 
-    return measure
+    In turns with every single one, so that whatever else the machine does meets all sides alike,
+    and none of them is busier than another in its scheduler's eyes.
+    """
+    for side in sides:
+        for _ in range(size.requests // 4):
+            side()
+    rounds: list[_Figures] = [[] for _ in sides]
+    for _ in range(size.rounds):
+        seconds: list[list[float]] = [[] for _ in sides]
+        for _ in range(size.requests):
+            for figures, side in zip(seconds, sides, strict=True):
+                figures.append(side())
+                time.sleep(pause_s)
+        for medians, figures in zip(rounds, seconds, strict=True):
+            medians.append(statistics.median(figures))
+    return rounds
 
 
 def _hit(size: Size) -> list[Row]:
     with _stage() as stage:
         server = stage.recollect(_LENIENT)
         pairs = stage.learn(server)
-        texts, same_texts = _new_texts(pairs), _new_texts(pairs)
-        rounds = _in_turns(
-            size,
-            _hit_p50_s(server, texts),
-            lambda count: statistics.median(stage.encoder.one_by_one_s(_some(same_texts, count))),
+        rounds = _Rounds(
+            *_one_by_one(
+                size,
+                stage.asks(server.port, map(traffic.question, _new_texts(pairs)), _MEANT),
+                stage.encodes(_new_texts(pairs)),
+            )
         )
     return [
         Row(
@@ -245,26 +271,19 @@ def _miss(size: Size) -> list[Row]:
         questions = paraphrases.questions()
         if len(questions) < size.requests * (size.rounds + 1):
             raise ValueError("too few questions for so many rounds")
-        texts = {side: iter(questions) for side in ("on", "off", "encoder")}
-        encoder_s: list[float] = []
-
-        def first_byte_s(side: str, port: int, count: int) -> float:
-            requests = [traffic.question(text) for text in _some(texts[side], count)]
-            # With a pause, so that the storing of the one before is not in the way.
-            p50_s = statistics.median(load.time_each(port, requests, _MISSED.check, _PAUSE_S))
-            time.sleep(_SETTLE_S)
-            return p50_s
-
-        def with_look_up(count: int) -> float:
-            some = _some(texts["encoder"], count)
-            encoder_s.append(statistics.median(stage.encoder.one_by_one_s(some)))
-            return first_byte_s("on", server.port, count)
-
-        rounds = _in_turns(
-            size, with_look_up, lambda count: first_byte_s("off", exact_only.port, count)
+        requests = list(map(traffic.question, questions))
+        # With a pause, so that the storing of the one before is not in the way.
+        on_s, off_s, encoder_s = _one_by_one(
+            size,
+            stage.asks(server.port, iter(requests), _MISSED),
+            stage.asks(exact_only.port, iter(requests), _MISSED),
+            stage.encodes(iter(questions)),
+            pause_s=_PAUSE_S,
         )
-        pairs = zip(rounds.measured, rounds.reference, encoder_s[1:], strict=True)
-        beyond_s = sorted(on - off - encoder for on, off, encoder in pairs)
+    rounds = _Rounds(on_s, off_s)
+    beyond_s = sorted(
+        on - off - encoder for on, off, encoder in zip(on_s, off_s, encoder_s, strict=True)
+    )
     extra_s, encoder_p50_s = rounds.ours - rounds.theirs, statistics.median(encoder_s)
     return [
         Row(
@@ -286,17 +305,18 @@ def _gptcache(size: Size) -> list[Row]:
     with _stage() as stage:
         server, gptcache = stage.recollect(_LENIENT), stage.gptcache()
         pairs = stage.learn(server)
-        texts, same_texts = _new_texts(pairs), _new_texts(pairs)
         answer = traffic.json_answer(traffic.JSON_MODEL, traffic.JSON_BYTES).decode()
-        lesson = [traffic.gptcache("put", pair.stored, answer) for pair in pairs]
-        load.drive(gptcache.port, lesson, 1, load.Expectation(b"", b"successfully").check)
-        expected = load.Expectation(b"HTTP/1.1 200", b"finish_reason")
-
-        def p50_s(count: int) -> float:
-            requests = [traffic.gptcache("get", text) for text in _some(same_texts, count)]
-            return statistics.median(load.time_each(gptcache.port, requests, expected.check))
-
-        rounds = _in_turns(size, _hit_p50_s(server, texts), p50_s)
+        for pair in pairs:
+            request = traffic.gptcache("put", pair.stored, answer)
+            load.Expectation(b"", b"successfully").check(load.ask(gptcache.port, request))
+        requests = (traffic.gptcache("get", text) for text in _new_texts(pairs))
+        rounds = _Rounds(
+            *_one_by_one(
+                size,
+                stage.asks(server.port, map(traffic.question, _new_texts(pairs)), _MEANT),
+                stage.asks(gptcache.port, requests, load.Expectation(b"", b"finish_reason")),
+            )
+        )
     return [
         Row(
             "semantic hit, short prompt, idle, p50",
@@ -407,12 +427,14 @@ def _restart_row(what: str, seconds: Sequence[float], most_s: float) -> Row:
 
 def _hits_until_ready(server: SemanticServer) -> list[float]:
     """Ask for exact hits until the index is ready; return the seconds each took."""
-    question = [traffic.request(traffic.JSON_MODEL, 0)]
-    load.drive(server.port, question, 1, lambda _: None)
+    question = traffic.request(traffic.JSON_MODEL, 0)
+    load.ask(server.port, question)
     time.sleep(0.05)
     seconds: list[float] = []
-    while not server.is_index_ready():
-        seconds += load.time_each(server.port, 5 * question, _HIT.check, 0.002)
+    with contextlib.closing(load.Client(server.port)) as client:
+        while not server.is_index_ready():
+            seconds.append(client.first_byte_s(question, _HIT.check))
+            time.sleep(0.005)
     return seconds
 
 

@@ -35,9 +35,9 @@ class EncoderProcess:
         self._process = process
         self._answer()
 
-    def one_by_one_s(self, texts: Sequence[str]) -> list[float]:
-        """Return the seconds that each text takes alone."""
-        answer: list[float] = self._ask("one_by_one_s", texts)
+    def encode_s(self, text: str) -> float:
+        """Return the seconds that a text takes alone."""
+        answer: float = self._ask("encode_s", text)
         return answer
 
     def batched_cpu_s(self, texts: Sequence[str]) -> float:

@@ -222,7 +222,8 @@ class Fetcher:
 
     async def _meant_or_upstream(self, flight: Flight, order: Order, lease: Lease | None) -> None:
         # Nothing of the request goes upstream before this is decided.
-        found = await self._semantic.look_up(order.ask) if order.may_be_meant else None
+        look = self._semantic.look_up if order.may_be_meant else self._semantic.meaning
+        found = await look(order.ask)
         if isinstance(found, Near):
             flight.score = found.score
             flight.land(found.answer)

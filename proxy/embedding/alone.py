@@ -7,7 +7,6 @@ from urllib.parse import urlsplit
 from config.load import SettingsError, data_folder
 from config.settings import Settings
 from proxy import logs
-from proxy.data_folder import make_data_folder
 from proxy.embedding.start import ONE_BLAS_THREAD, EmbeddingStart, is_installed
 
 
@@ -19,7 +18,6 @@ def serve_alone(settings: Settings) -> int:
 
     Raises:
         SettingsError: Something is missing that it cannot do without.
-        DataFolderError: The data folder cannot be used.
     """
     address = settings.semantic.address
     mistakes = []
@@ -44,7 +42,6 @@ def serve_alone(settings: Settings) -> int:
         raise SettingsError(mistakes)
     logs.configure(settings.log.level)
     folder = data_folder(settings, os.environ)
-    make_data_folder(folder)
     os.environ.update(ONE_BLAS_THREAD)  # read when numpy is imported, as it is now
     from proxy.embedding.process import serve
 

@@ -144,15 +144,13 @@ class SemanticTier:
             self._observer.exact_only(question)
             return None
         began = time.perf_counter()
-        # The partition and the text are enough to be found by: whoever indexes them encodes.
-        unencoded = Meaning(question.partition, question.text)
         try:
             found = await self._embeddings.look_up(
                 LookUp(question.partition, question.text, _NEIGHBOURS)
             )
         except EmbeddingsUnavailable as error:
             self._observer.meant(Looked(error.kind))
-            return unencoded
+            return _unencoded(question)
         if found.refused is not None:
             # A word of another version's is no outcome of ours.
             is_known = found.refused in _REFUSALS
@@ -164,6 +162,16 @@ class SemanticTier:
             outcome, near = Looked.SHADOW, None
         self._observer.meant(outcome)
         return near or Meaning(question.partition, question.text, found.fingerprint, found.vector)
+
+    async def meaning(self, ask: Ask) -> Meaning | None:
+        """Return what to store an answer with for which nothing was looked up.
+
+        None where the request is for the exact tier only.
+        """
+        if ask.route.semantic == "off":
+            return None
+        question = await self._question(ask)
+        return None if isinstance(question, ExactOnly) else _unencoded(question)
 
     def stored(self, key: bytes) -> None:
         """Let what has just been stored be found at once, on this host."""
@@ -218,5 +226,14 @@ class NoSemanticTier(SemanticTier):
         """Return that the request is for the exact tier only."""
         return
 
+    async def meaning(self, ask: Ask) -> None:
+        """Return that the request is for the exact tier only."""
+        return
+
     def stored(self, key: bytes) -> None:
         """Tell nobody."""
+
+
+def _unencoded(question: Question) -> Meaning:
+    """Return a meaning without its vector: whoever indexes it will encode the text."""
+    return Meaning(question.partition, question.text)

@@ -187,6 +187,28 @@ def test_variables_of_others_are_let_be() -> None:
         ("[upstream]\napi_key = ''", "at least 1"),
         ('[upstream]\napi_key = "a\\nb"', "printable"),
         ('[upstream]\napi_key = "schlüssel"', "printable ASCII"),
+        ("[semantic]\nmode = 'maybe'", "semantic.mode = 'maybe' (FILE): should be 'off', 'shadow'"),
+        ("[semantic]\nmin_score = 1.01", "semantic.min_score"),
+        ("[semantic]\nmin_score = -1.01", "semantic.min_score"),
+        ("[semantic]\nhistory = 'some'", "semantic.history"),
+        ("[semantic]\ndeadline_ms = 0", "semantic.deadline_ms"),
+        ("[semantic]\nmax_batch = 0", "semantic.max_batch"),
+        ("[semantic]\nmax_queued = 0", "semantic.max_queued"),
+        ("[semantic]\nthreads = 0", "semantic.threads"),
+        ("[semantic]\ndevice = 'tpu'", "semantic.device"),
+        ("[semantic]\nmodel = ''", "semantic.model"),
+        ("[semantic]\nindex_memory_mb = 15", "semantic.index_memory_mb"),
+        ("[semantic]\nsnapshot_interval_s = 0.5", "semantic.snapshot_interval_s"),
+        ("[semantic]\nindex = 'vector-set'", "should come with semantic.index_url"),
+        ("[semantic]\nindex_url = 'http://h'", "should be redis://host:port/db"),
+        ("[semantic]\nscripts = ['Latin-1']", "names of Unicode scripts"),
+        ("[semantic]\nscripts = ['']", "names of Unicode scripts"),
+        ("[semantic]\nscripts = ['Ελληνικά']", "names of Unicode scripts"),
+        ("[semantic]\nscripts = 'Latin'", "semantic.scripts"),
+        ('[semantic]\ntoken = "a\\nb"', "printable"),
+        ("[semantic]\ntoken = ''", "at least 1"),
+        ("[[routes]]\nmodels = ['a']\nsemantic = 'maybe'", "routes[0].semantic = 'maybe'"),
+        ("[[routes]]\nmodels = ['a']\nhistory = 'some'", "routes[0].history = 'some'"),
     ],
 )
 def test_what_cannot_work_is_refused(write: WriteFile, toml: str, message: str) -> None:
@@ -265,6 +287,96 @@ def test_a_redis_url_is_taken_as_it_is(url: str) -> None:
 def test_a_redis_url_that_is_none_is_refused(url: str) -> None:
     """Else it would look like a Redis that is down, for ever."""
     assert "redis.url" in mistakes_of(REDIS__URL=url)
+
+
+@pytest.mark.parametrize(
+    ("address", "normal"),
+    [
+        ("http://gpu-host:8200", "http://gpu-host:8200"),
+        ("http://gpu-host:8200/", "http://gpu-host:8200"),
+        ("http://[::1]:8200", "http://[::1]:8200"),
+        ("unix:///run/recollect/e.sock", "unix:///run/recollect/e.sock"),
+        ("", ""),
+    ],
+)
+def test_an_embedding_address_is_a_port_or_a_socket(address: str, normal: str) -> None:
+    """A trailing slash says nothing."""
+    assert from_environment(SEMANTIC__ADDRESS=address).settings.semantic.address == normal
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "gpu-host:8200",
+        "http://gpu-host",
+        "http://:8200",
+        "http://gpu-host:0",
+        "http://gpu-host:99999",
+        "https://gpu-host:8200",
+        "http://gpu-host:8200/look-up",
+        "http://gpu-host:8200?x=1",
+        "http://gpu-host:8200#x",
+        "http://user:pa55@gpu-host:8200",
+        "http://[::1",
+        "unix://",
+        "unix:///",
+        "unix://run/e.sock",
+        "unix:///run/e.sock?x=1",
+    ],
+)
+def test_an_embedding_address_that_is_none_is_refused(address: str) -> None:
+    """Else it would look like a process that is down, for ever."""
+    message = mistakes_of(SEMANTIC__ADDRESS=address)
+
+    assert "semantic.address" in message
+    assert "should be http://host:port or unix:///path" in message
+
+
+def test_scripts_are_named_as_unicode_names_them() -> None:
+    """A capital first, whatever was typed."""
+    scripts = from_environment(SEMANTIC__SCRIPTS='["latin", "HAN"]').settings.semantic.scripts
+
+    assert scripts == ("Latin", "Han")
+
+
+def test_index_in_a_redis_8_needs_its_address() -> None:
+    """It is another Redis than the one that holds the entries."""
+    url = "redis://vectors:6379"
+    semantic = from_environment(
+        SEMANTIC__INDEX="vector-set", SEMANTIC__INDEX_URL=url
+    ).settings.semantic
+
+    assert (semantic.index, semantic.index_url) == ("vector-set", url)
+
+
+def test_semantic_mode_is_not_decided_by_the_settings_alone() -> None:
+    """Whether the extra is installed decides, where nothing is said (`proxy.embedding.start`)."""
+    assert Settings().semantic.mode is None
+    assert from_environment(SEMANTIC__MODE="shadow").settings.semantic.mode == "shadow"
+
+
+def test_token_of_the_embedding_process_may_stand_in_a_file(tmp_path: Path) -> None:
+    """As every secret that several hosts share."""
+    file = tmp_path / "token"
+    file.write_text("t0ken\n")
+
+    loaded = from_environment(SEMANTIC__TOKEN_FILE=str(file))
+
+    assert loaded.settings.semantic.token == SecretStr("t0ken")
+    assert loaded.sources["semantic.token"] == f"file {file}"
+    assert "is set too" in mistakes_of(SEMANTIC__TOKEN="t0ken", SEMANTIC__TOKEN_FILE=str(file))
+
+
+def test_secrets_of_the_semantic_tier_are_masked() -> None:
+    """On a terminal, in a log and in an error."""
+    assert mask("semantic.token", "pa55") == "********"
+    assert mask("semantic.index_url", "redis://:pa55@h") == "redis://:********@h"
+    settings = from_environment(
+        SEMANTIC__TOKEN="pa55", SEMANTIC__INDEX_URL="redis://:pa55@h"
+    ).settings
+    assert "pa55" not in repr(settings)
+    message = mistakes_of(SEMANTIC__TOKEN="pa55\n", SEMANTIC__INDEX_URL="redis://:pa55@h:x")
+    assert "pa55" not in message
 
 
 def test_a_secret_is_read_from_its_file_without_the_line_end(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from cachestore.redis_store import RedisStore, alias_prefix, entry_prefix, recor
 from cachestore.vector_record import Meaning
 from cachestore.vector_records import VectorRecords
 from proxy import logs
-from proxy.embedding.metrics import EmbeddingMetrics
+from proxy.embedding.metrics import EmbeddingMetrics, exposition
 from proxy.exchange import Exchange
 from proxy.lookup.meaning import ExactOnly
 from proxy.lookup.semantic_tier import Looked
@@ -58,6 +58,16 @@ def test_every_metric_is_documented_and_no_other() -> None:
     """With its type and its labels."""
     assert {name: (kind, set(labels)) for name, (kind, labels, _) in documented().items()} == {
         name: (kind, set(labels)) for name, (kind, labels) in registered().items()
+    }
+
+
+def test_the_embedding_process_shows_its_own_metrics_and_no_others() -> None:
+    """A worker's metric that stands at 0 there, such as `recollect_redis_up`, would be an alert."""
+    EmbeddingMetrics()
+    shown = set(re.findall(r"^# TYPE (\w+)", exposition().decode(), re.M))
+
+    assert {name for name in shown if not name.endswith("_created")} == {
+        name for name in documented() if re.match("recollect_(embedding|index)_", name)
     }
 
 

@@ -7,19 +7,18 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-import orjson
 import pytest
 
 from embeddings.faiss_index import FaissIndex
 from embeddings.partition import GRAPH_AT
+from embeddings.snapshot import read_manifest, write_manifest
 from tests.embeddings.fakes import CountingObserver
 from tests.embeddings.index_rig import (
     DIMENSION,
-    NOW,
     OTHER_PARTITION,
     PARTITION,
     entries,
@@ -51,9 +50,9 @@ async def opened(
 
 
 async def fill(index: FaissIndex) -> None:
-    """Add a partition with a graph, some dead, and a small one."""
-    await index.add(entries(BIG))
+    """Add a small partition, and one with a graph of which some are dead."""
     await index.add(entries(SMALL, first=10_000, partition=OTHER_PARTITION))
+    await index.add(entries(BIG))
     while (await index.stats()).vectors["graph"] < len(BIG):
         pass
     await index.remove([key(at) for at in range(10)])
@@ -185,7 +184,6 @@ async def test_a_damaged_snapshot_is_not_used(saved: Path, tmp_path: Path, damag
             assert await found(index, BIG[50]) == []
             await index.add(entries(SMALL))
             await index.save("9-0")
-            assert await index.load() == "9-0" or True
         async with opened(folder) as (index, observer):
             assert await index.load() == "9-0"
 
@@ -396,8 +394,6 @@ async def self_check(folder: Path, tmp_path: Path, position: str) -> None:
 
 async def test_a_manifest_of_nonsense_is_not_used(folder: Path) -> None:
     """Though its digest is right."""
-    from embeddings.snapshot import read_manifest, write_manifest
-
     content = read_manifest(folder)
     assert content is not None
     for change in (
@@ -415,6 +411,3 @@ async def test_a_manifest_of_nonsense_is_not_used(folder: Path) -> None:
             assert await index.load() is None, change
             assert observer.snapshots == ["unusable"]
         shutil.rmtree(copy)
-    assert orjson.dumps(content)
-    assert NOW
-    assert Awaitable

@@ -75,6 +75,11 @@ def is_learnt(server: RecollectServer, also: RecollectServer | None = None) -> b
     return all(becomes_meant(each, body) for each in (server, also) if each is not None)
 
 
+def is_well(server: RecollectServer) -> bool:
+    """Return whether Redis is reached again before long."""
+    return wait_until(lambda: b"degraded" not in server.get("/readyz").body, BACK_S)
+
+
 def becomes_able(server: RecollectServer) -> bool:
     """Wait until new answers are found in other words again."""
     model = unique("able")
@@ -107,7 +112,7 @@ def test_a_killed_embedding_process_comes_back(
     assert server.chat(QUESTION, model=meanwhile).cache.stored
     for model in before, meanwhile:
         assert becomes_meant(server, chat_body(PARAPHRASE, model=model), timeout_s=BACK_S)
-        assert is_meant(server.chat(PARAPHRASE, model=model))
+    assert becomes_able(server)
     assert embedding_pids(server) not in ([], [victim])
     # Stored without a vector while there was no process: the other host has found it, too.
     assert becomes_meant(other, chat_body(PARAPHRASES[0], model=meanwhile))
@@ -119,13 +124,10 @@ def test_a_log_that_is_gone_holds_nothing_up(
     """Trimmed to nothing, or deleted: what came before and what comes after is found everywhere."""
     redis, here, there = hosts
     with redis.client() as client:
-        for lose in (
-            lambda: client.delete("recollect:log"),
-            lambda: client.xtrim("recollect:log", maxlen=0, approximate=False),
-        ):
-            assert lose()
-            assert is_learnt(here, there)
-            assert is_learnt(there, here)
+        assert client.delete("recollect:log")
+        assert is_learnt(here, there)
+        assert client.xtrim("recollect:log", maxlen=0, approximate=False)
+        assert is_learnt(there, here)
 
 
 def test_a_message_that_was_trimmed_before_it_was_read_is_made_good(
@@ -165,7 +167,7 @@ def test_redis_that_restarts_empty_leaves_nothing_to_be_found(
     redis.start()
 
     for server in here, there:
-        assert wait_until(lambda s=server: b"degraded" not in s.get("/readyz").body, BACK_S)
+        assert is_well(server)
         assert peek(server, chat_body(PARAPHRASE, model=model)).status == 504
     fresh = there.chat(PARAPHRASE, model=model)
     assert not fresh.cache.hit
@@ -203,9 +205,8 @@ def test_a_process_that_stands_still_costs_a_deadline_and_soon_nothing(
     assert statistics.median(answer.head_s for answer in misses[20:]) < DEADLINE_S / 4
     assert {answer.cache.detail for answer in hits} == {"exact"}
     assert statistics.median(answer.head_s for answer in hits) < DEADLINE_S / 4
-    for outcome in "deadline", "open":
-        counted = lambda o=outcome: server.metric(LOOK_UPS, outcome=o) > 0  # noqa: E731
-        assert wait_until(counted, 5)
+    assert wait_until(lambda: server.metric(LOOK_UPS, outcome="open") > 0, 5)
+    assert server.metric(LOOK_UPS, outcome="deadline") >= 6
     assert becomes_able(server)
 
 
@@ -245,7 +246,7 @@ def test_redis_that_is_away_while_questions_are_looked_up(
             assert answer.status == 200
             assert not answer.cache.hit
         redis_fault.set(Fault.PASS)
-        assert wait_until(lambda: b"degraded" not in server.get("/readyz").body, BACK_S)
+        assert is_well(server)
 
     assert becomes_able(server)
 
@@ -257,7 +258,7 @@ def flip_a_byte(path: Path) -> None:
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize("hurt", ["nothing", "every file", "vectors", "lost", "another's"])
+@pytest.mark.parametrize("hurt", ["nothing", "every file", "vectors", "another's"])
 def test_an_index_on_disk_is_used_only_if_it_is_whole(
     hurt: str,
     upstream: FakeUpstream,
@@ -284,8 +285,6 @@ def test_an_index_on_disk_is_used_only_if_it_is_whole(
                 flip_a_byte(path)
         case "vectors":
             flip_a_byte(files[".flat"])
-        case "lost":
-            files[".flat"].unlink()
         case "another's":
             index.rename(index.with_name("0" * 32))
 
@@ -317,7 +316,8 @@ def test_another_encoder_takes_over_what_is_stored(
         (models / export.name).symlink_to(export)
     namespace = {"namespace": unique("encoder").replace(" ", "-")}
     folder = tmp_path / "d"
-    model = unique("encoder")
+    # Few letters: each is a token to the former.
+    asked, other = (chat_body(f"how {word} i reset my card?") for word in ("do", "can"))
 
     def start(**semantic: object) -> RecollectServer:
         settings = settings_of(
@@ -328,20 +328,18 @@ def test_another_encoder_takes_over_what_is_stored(
         )
 
     server = start(model=str(former))
-    stored = server.chat("how do i reset it now?", model="former")
-    assert stored.status == 200
-    assert server.chat(QUESTION, model=model).cache.stored
-    assert becomes_meant(server, chat_body("how do i reset it now", model="former"))
+    stored = server.post(CHAT, asked)
+    assert becomes_meant(server, other)
     server.close()
     (old,) = (folder / "index").iterdir()
 
     again = start()
 
     again.wait_for_log("the former answers until")
-    assert becomes_meant(again, chat_body(PARAPHRASE, model=model), timeout_s=BACK_S)
     again.wait_for_log("answers from now on", BACK_S)
+    assert becomes_meant(again, other)
+    assert peek(again, other).text == stored.text
     assert wait_until(lambda: not old.exists(), BACK_S)
-    assert peek(again, chat_body(PARAPHRASE, model=model)).status == 200
 
 
 async def test_a_host_that_dies_while_it_learns_loses_nothing_it_has_stored(
@@ -354,7 +352,7 @@ async def test_a_host_that_dies_while_it_learns_loses_nothing_it_has_stored(
     ]
     for server in here, there:
         await asyncio.to_thread(wait_listening, server)
-    models = [unique("flood") for _ in range(300)]
+    models = [unique("flood") for _ in range(120)]
     limit = asyncio.Semaphore(32)
     answered = 0
 
@@ -367,7 +365,7 @@ async def test_a_host_that_dies_while_it_learns_loses_nothing_it_has_stored(
             except (OSError, asyncio.IncompleteReadError):
                 return
             answered += 1
-            if answered == 150:
+            if answered == 60:
                 for pid in here.pids():
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(pid, signal.SIGKILL)
@@ -378,7 +376,7 @@ async def test_a_host_that_dies_while_it_learns_loses_nothing_it_has_stored(
         return [m for m in models if peek(there, chat_body(QUESTION, model=m)).status == 200]
 
     found = await asyncio.to_thread(stored)
-    assert 100 < len(found) < 300
+    assert 40 < len(found) < 120
     for model in found:
         body = chat_body(PARAPHRASE, model=model)
         assert await asyncio.to_thread(becomes_meant, there, body)
@@ -417,16 +415,15 @@ def test_supervisor_killed_leaves_no_embedding_process(
     assert wait_until(lambda: not server.pids(), 10), server.pids()
 
 
-@pytest.mark.parametrize("state", ["listening", "starting", "stopped"])
+@pytest.mark.parametrize("state", ["starting", "stopped"])
 def test_end_leaves_no_embedding_process(
     state: str, upstream: FakeUpstream, redis_server: RedisServer, start_recollect: StartRecollect
 ) -> None:
     """SIGTERM ends it whatever it does: also one that has just begun, or stands still."""
     server = start_recollect(upstream.url, redis_server.url, settings_of(workers=1))
-    if state != "starting":
-        wait_listening(server)
-    (pid,) = embedding_pids(server)
     if state == "stopped":
+        wait_listening(server)
+        (pid,) = embedding_pids(server)
         os.kill(pid, signal.SIGSTOP)
 
     server.terminate()

@@ -585,11 +585,14 @@ class Worker:
         embeddings: FakeEmbeddings | None = None,
         clock: Clock | None = None,
         admin_port: int | None = None,
+        routes: Sequence[Mapping[str, object]] = (),
         **sections: Mapping[str, object],
     ) -> None:
         unjittered = {"jitter": 0.0, **sections.pop("cache", {})}
         meant = {"mode": "off" if embeddings is None else "on", **sections.pop("semantic", {})}
-        settings = Settings.model_validate({"cache": unjittered, "semantic": meant, **sections})
+        settings = Settings.model_validate(
+            {"cache": unjittered, "semantic": meant, "routes": routes, **sections}
+        )
         cache = settings.cache
         self.clock = clock or Clock()
         self.upstream = upstream

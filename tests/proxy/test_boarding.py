@@ -1019,12 +1019,12 @@ async def test_defect_of_ours_leaves_no_watcher_waiting() -> None:
 SEMANTIC = "recollect; hit; ttl=3590; detail=semantic; score=0.970"
 
 
-async def knowing(
-    embeddings: FakeEmbeddings, *plays: Play, **sections: dict[str, object]
-) -> Worker:
+async def knowing(embeddings: FakeEmbeddings, *plays: Play, max_stale_s: float = 0.0) -> Worker:
     """Return a worker that has stored the first play's answer to ASKED, ten seconds ago."""
     worker = Worker(
-        FakeUpstream(json_play("as asked first"), *plays), embeddings=embeddings, **sections
+        FakeUpstream(json_play("as asked first"), *plays),
+        embeddings=embeddings,
+        cache={"max_stale_s": max_stale_s},
     )
     await learn(worker, embeddings)
     worker.clock.now += 10
@@ -1066,23 +1066,15 @@ async def test_answer_to_other_words_comes_in_the_form_that_was_asked_for() -> N
     assert leader.cache_status == follower.cache_status == SEMANTIC
 
 
-@pytest.mark.parametrize(
-    ("wish", "fields"),
-    [
-        ({"cache-control": "max-age=5"}, {}),
-        ({"cache-control": "min-fresh=3595"}, {}),
-    ],
-)
-async def test_stricter_follower_asks_for_itself(
-    wish: dict[str, str], fields: dict[str, object]
-) -> None:
+@pytest.mark.parametrize("wish", ["max-age=5", "min-fresh=3595"])
+async def test_stricter_follower_asks_for_itself(wish: str) -> None:
     """What answers its leader is too old for it, and no other will be nearer."""
     embeddings = FakeEmbeddings()
     worker = await knowing(embeddings, json_play("anew"))
     embeddings.gate = asyncio.Event()
     leader = worker.ask(chat(IN_OTHER_WORDS))
     await settle()
-    follower = worker.ask(chat(IN_OTHER_WORDS, **fields), headers=wish)
+    follower = worker.ask(chat(IN_OTHER_WORDS), headers={"cache-control": wish})
     await settle()
     embeddings.gate.set()
 
@@ -1156,7 +1148,7 @@ async def test_leader_that_leaves_during_the_look_up_leaves_no_lease() -> None:
 async def test_what_was_found_and_refused_is_not_looked_up_by_meaning() -> None:
     """It is nearer than anything in other words could be: stale, too old, or not wanted at all."""
     embeddings = FakeEmbeddings()
-    worker = await knowing(embeddings, json_play("anew"), cache={"max_stale_s": 600.0})
+    worker = await knowing(embeddings, json_play("anew"), max_stale_s=600.0)
     for wish in ("no-cache", "max-age=0"):
         call = await worker.get(chat(ASKED), headers={"cache-control": wish})
         assert content_of(call) == "anew", wish

@@ -317,7 +317,7 @@ async def test_request_the_cache_has_no_part_in_goes_straight_upstream(
     worker = Worker(
         upstream,
         cache={"side_effect_tools": ["send_*"]},
-        routes=[{"models": ["uncached-*"], "cache": False}],  # type: ignore[arg-type]
+        routes=[{"models": ["uncached-*"], "cache": False}],
     )
 
     for _ in range(2):
@@ -634,7 +634,7 @@ async def test_client_that_leaves_a_batch_ends_its_call() -> None:
 async def test_tenants_share_nothing_unless_the_route_says_so() -> None:
     """Promise 16: the credential is in the key."""
     upstream = FakeUpstream(*[json_play(f"answer {n}") for n in range(3)])
-    worker = Worker(upstream, routes=[{"models": ["open-*"], "shared": True}])  # type: ignore[arg-type]
+    worker = Worker(upstream, routes=[{"models": ["open-*"], "shared": True}])
     keys = [{"authorization": f"Bearer key-{n}"} for n in range(2)]
 
     own = [content_of(await worker.get(chat(), headers=key)) for key in keys]

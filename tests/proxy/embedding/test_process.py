@@ -1,0 +1,247 @@
+"""The embedding process from outside: the real model, a real Redis, real signals."""
+
+import asyncio
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cachestore.entry import StoredResponse
+from cachestore.redis_link import RedisLink
+from cachestore.redis_store import RedisStore
+from cachestore.vector_record import Meaning
+from config.settings import Settings
+from embeddings.client import EmbeddingClient, EmbeddingsUnavailable
+from embeddings.wire import Found, LookUp
+from proxy.embedding.start import EmbeddingStart
+from tests.support import processes
+from tests.support.redis_server import RedisServer, free_port
+
+MODELS = Path(__file__).parents[3] / "build" / "models"
+PARTITION = b"p" * 32
+ASKED = "How many people live in Paris?"
+IN_OTHER_WORDS = "How many people are living in Paris?"
+START_S = 60.0
+"""Exporting the model takes half a minute, the first time on a machine."""
+
+
+class Process:
+    """One embedding process.
+
+    Attributes:
+        said: What it wrote to standard error.
+    """
+
+    def __init__(self, start: EmbeddingStart, pass_fds: tuple[int, ...] = ()) -> None:
+        self.address = start.address
+        self.said: list[str] = []
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "proxy.embedding.process"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            pass_fds=pass_fds,
+            process_group=0,
+        )
+        assert self._process.stdin is not None
+        with self._process.stdin as stdin:
+            stdin.write(start.encode())
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self._process.stderr is not None
+        with self._process.stderr as stderr:
+            for line in stderr:
+                self.said.append(line.decode(errors="replace"))
+
+    def wait_for_log(self, text: str) -> None:
+        """Return when `text` was said."""
+        found = processes.wait_until(
+            lambda: any(text in line for line in self.said) or self._process.poll() is not None,
+            START_S,
+        )
+        assert found, self.said
+        assert any(text in line for line in self.said), self.said
+
+    def terminate(self) -> None:
+        """Send SIGTERM."""
+        self._process.send_signal(signal.SIGTERM)
+
+    def wait(self) -> int:
+        """Wait for its end and return its exit code."""
+        code = self._process.wait(30)
+        self._reader.join(10)
+        return code
+
+    def close(self) -> None:
+        """Kill it, if it has not ended."""
+        self._process.kill()
+        self.wait()
+
+
+class Rig:
+    """Embedding processes over one Redis, and the store whose changes they follow."""
+
+    def __init__(self, folder: Path, redis_url: str) -> None:
+        self.folder = folder
+        self.redis_url = redis_url
+        self.namespace = f"t{uuid.uuid4().hex[:12]}"
+        self.processes: list[Process] = []
+
+    def start(self, *, lifeline_fd: int | None = None, **semantic: Any) -> Process:
+        """Start a process; it may not serve yet."""
+        run_dir = self.folder / f"run-{len(self.processes)}"
+        run_dir.mkdir()
+        given = {"mode": "on", "models_dir": str(MODELS), "address": "", **semantic}
+        address = given["address"] or f"unix://{self.folder}/e.sock"
+        settings = Settings.model_validate(
+            {"semantic": {**given, "address": ""}, "redis": {"namespace": self.namespace}}
+        )
+        start = EmbeddingStart(
+            settings=settings,
+            redis_url=self.redis_url,
+            folder=self.folder / "data",
+            address=address,
+            lifeline_fd=lifeline_fd,
+            run_dir=str(run_dir),
+        )
+        self.processes.append(Process(start, () if lifeline_fd is None else (lifeline_fd,)))
+        return self.processes[-1]
+
+    def serving(self, **semantic: Any) -> Process:
+        """Start a process and wait until it listens."""
+        process = self.start(**semantic)
+        process.wait_for_log("embeddings listening on")
+        return process
+
+    def store(self, key: bytes, text: str = ASKED) -> None:
+        """Store a response as the answer to `text`."""
+
+        async def put() -> None:
+            link = RedisLink(self.redis_url, deadline_s=5)
+            await link.start(5)
+            store = RedisStore(link, self.namespace, 2048, 1 << 20)
+            entry = StoredResponse(key, time.time(), 600.0, 0.0, b"head", b"body")
+            assert await store.put(entry, None, Meaning(PARTITION, text))
+            await link.close()
+
+        asyncio.run(put())
+
+    def look_up(self, process: Process, text: str = IN_OTHER_WORDS) -> Found | None:
+        """Ask; None where there is no answer."""
+
+        async def ask() -> Found | None:
+            client = EmbeddingClient(process.address, None, 5)
+            try:
+                return await client.look_up(LookUp(PARTITION, text, 3))
+            except EmbeddingsUnavailable:
+                return None
+            finally:
+                await client.close()
+
+        return asyncio.run(ask())
+
+    def found(self, process: Process, is_so: Callable[[Found], bool]) -> Found:
+        """Ask until what is found is so."""
+        last: list[Found | None] = []
+
+        def look() -> bool:
+            last.append(self.look_up(process))
+            return last[-1] is not None and is_so(last[-1])
+
+        assert processes.wait_until(look, 20, 0.05), last[-1]
+        assert last[-1] is not None
+        return last[-1]
+
+
+@pytest.fixture
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder whose path is short enough for a socket."""
+    folder = Path("/tmp") / f"rce-{uuid.uuid4().hex[:8]}"
+    folder.mkdir()
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def rig(folder: Path, own_redis: RedisServer) -> Iterator[Rig]:
+    """A rig over a Redis that may be hurt."""
+    rig = Rig(folder, own_redis.url)
+    yield rig
+    for process in rig.processes:
+        process.close()
+
+
+def has(key: bytes) -> Callable[[Found], bool]:
+    """Whether the nearest has `key`."""
+    return lambda found: bool(found.matches) and found.matches[0].key == key
+
+
+@pytest.mark.timeout(120)
+def test_what_is_stored_is_found_in_other_words_and_after_a_restart(rig: Rig) -> None:
+    """SIGTERM: it saves its index and ends with 0; the next one begins where it stood."""
+    process = rig.serving()
+    empty = rig.look_up(process)
+    assert empty is not None
+    assert (empty.matches, empty.refused) == ((), None)
+
+    rig.store(b"k" * 32)
+    near = rig.found(process, has(b"k" * 32))
+    process.terminate()
+
+    assert near.matches[0].score >= 0.95
+    assert near.fingerprint == empty.fingerprint
+    assert process.wait() == 0
+    index = rig.folder / "data" / "index" / near.fingerprint
+    assert (index / "encoder.json").exists()
+    rig.store(b"o" * 32, "How do I bake a loaf of bread?")
+    again = rig.serving()
+    rig.found(again, has(b"k" * 32))
+    assert rig.look_up(again, "How do I bake bread?") is not None
+    rig.processes[-1].terminate()
+    assert rig.processes[-1].wait() == 0
+
+
+@pytest.mark.timeout(120)
+def test_another_encoder_answers_when_its_index_is_filled(rig: Rig, own_redis: RedisServer) -> None:
+    """Until then the former one does, from its own index; then that goes."""
+    from sentence_transformers.sentence_transformer.modules import Pooling
+
+    from tests.embeddings import tiny_models
+
+    model = rig.folder / "tiny"
+    tiny_models.save(model, tiny_models.transformer(rig.folder / "bert"), Pooling(16))
+    rig.store(b"k" * 32)
+    # Of chance weights, and it knows letters only.
+    tiny = rig.serving(model=str(model), models_dir=str(rig.folder / "models"))
+    former = rig.found(tiny, has(b"k" * 32))
+    assert len(former.vector) == 16 * 4
+    tiny.terminate()
+    assert tiny.wait() == 0
+
+    # While Redis is silent, the new index cannot be filled.
+    own_redis.suspend()
+    process = rig.serving(models_dir=str(rig.folder / "models"), model=str(MODELS_MINILM))
+    process.wait_for_log("the former answers until its index is filled")
+    meanwhile = rig.found(process, has(b"k" * 32))
+    own_redis.resume()
+    process.wait_for_log("caught up")
+    new = rig.found(process, lambda found: found.fingerprint != former.fingerprint)
+
+    assert meanwhile.fingerprint == former.fingerprint
+    assert len(new.vector) == 384 * 4
+    assert has(b"k" * 32)(rig.found(process, has(b"k" * 32)))
+    indexes = rig.folder / "data" / "index"
+    assert processes.wait_until(
+        lambda: [path.name for path in indexes.iterdir()] == [new.fingerprint], 10
+    )
