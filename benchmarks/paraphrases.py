@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-_DATA: Final = Path(os.environ.get("RECOLLECT_DATA", Path(__file__).parents[2] / "shared" / "data"))
-_PAIRS: Final = _DATA / "gptcache" / "mock_data.json.gz"
-_QUESTIONS: Final = _DATA / "banking77" / "train.csv.gz"
+_PAIRS: Final = "gptcache/mock_data.json.gz"
+_QUESTIONS: Final = "banking77/train.csv.gz"
 
 # Figures and quotations would have to be equal, and short turns may lean on an earlier one.
 _PLAIN: Final = re.compile(r"[A-Za-z ,.'?!-]+")
@@ -34,7 +33,7 @@ class Pair:
 
 def are_there() -> bool:
     """Say whether the data are."""
-    return _PAIRS.exists() and _QUESTIONS.exists()
+    return all((_folder() / name).exists() for name in (_PAIRS, _QUESTIONS))
 
 
 def pairs() -> list[Pair]:
@@ -79,5 +78,10 @@ def _is_short_prompt(text: str) -> bool:
     return is_short and _PLAIN.fullmatch(text) is not None
 
 
-def _read(path: Path) -> str:
-    return gzip.decompress(path.read_bytes()).decode()
+def _read(name: str) -> str:
+    return gzip.decompress((_folder() / name).read_bytes()).decode()
+
+
+def _folder() -> Path:
+    default = Path(__file__).parents[2] / "shared" / "data"
+    return Path(os.environ.get("RECOLLECT_DATA", default))

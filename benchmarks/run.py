@@ -20,9 +20,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import load, scenarios, servers
+from benchmarks import load, scenarios, semantic, servers
 from benchmarks.compare import Size
 
+_TITLE = "Server CPU time per request, 16 connections"
 _COLUMNS = (
     "Recollect",
     "reference",
@@ -33,34 +34,71 @@ _COLUMNS = (
     "target",
     "",
 )
-_LIBRARIES = ("uvicorn", "uvloop", "httptools", "aiohttp", "hiredis", "orjson")
+_SEMANTIC_TITLE = "The semantic tier"
+_SEMANTIC_COLUMNS = (
+    "Recollect",
+    "reference",
+    "measured",
+    "of the reference",
+    "ratio",
+    "target",
+    "",
+)
+_LIBRARIES = (
+    "uvicorn",
+    "uvloop",
+    "httptools",
+    "aiohttp",
+    "hiredis",
+    "orjson",
+    "onnxruntime",
+    "faiss-cpu",
+)
 _START_NAME = "start"
 
 
 @dataclass(frozen=True, slots=True)
-class _Report:
-    """One run: its rows, and what they were measured on."""
+class _Rows:
+    """A table."""
 
-    rows: Sequence[Sequence[str]]
-    machine: str
-    versions: str
+    title: str
+    columns: Sequence[str]
+    rows: list[list[str]]
 
     def print(self, console: Console) -> None:
         """Print for people at a terminal."""
-        table = Table(title="Server CPU time per request, 16 connections")
-        for column in _COLUMNS:
+        table = Table(title=self.title)
+        for column in self.columns:
             right = column.endswith("µs") or column in ("ratio", "target")
             table.add_column(column, justify="right" if right else "left")
         for row in self.rows:
             table.add_row(*row)
         console.print(table)
+
+    def markdown(self) -> str:
+        """Return the same as Markdown."""
+        lines = [self.columns, ["---"] * len(self.columns), *self.rows]
+        return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+@dataclass(frozen=True, slots=True)
+class _Report:
+    """One run: its tables, and what they were measured on."""
+
+    tables: Sequence[_Rows]
+    machine: str
+    versions: str
+
+    def print(self, console: Console) -> None:
+        """Print for people at a terminal."""
+        for table in self.tables:
+            table.print(console)
         console.print(self.machine, self.versions, sep="\n", highlight=False)
 
     def markdown(self) -> str:
         """Return the same as Markdown."""
-        lines = [_COLUMNS, ["---"] * len(_COLUMNS), *self.rows]
-        table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-        return f"{table}\n\n{self.machine}\n{self.versions}\n"
+        tables = "\n\n".join(table.markdown() for table in self.tables)
+        return f"{tables}\n\n{self.machine}\n{self.versions}\n"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -71,6 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         that is missed is said in the table and is no error.
     """
     names = [scenario.name for scenario in scenarios.SCENARIOS] + [_START_NAME]
+    names += semantic.NAMES
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a tenth of the load, more noise")
     parser.add_argument(
@@ -80,16 +119,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     # Where there is no terminal to fit into, rows stay on one line.
     console = Console(width=None if sys.stdout.isatty() else 160)
-    rows: list[list[str]] = []
+    costs = _Rows(_TITLE, _COLUMNS, [])
+    meanings = _Rows(_SEMANTIC_TITLE, _SEMANTIC_COLUMNS, [])
     failed = False
-    for name in options.only or names:
+    usual = [name for name in names if options.quick or name != semantic.LONG]
+    for name in options.only or usual:
         with console.status(f"measuring {name} …"):
             try:
-                rows.append(_row(name, quick=options.quick))
+                if name in semantic.NAMES:
+                    meanings.rows.extend(_semantic_rows(name, quick=options.quick))
+                else:
+                    costs.rows.append(_row(name, quick=options.quick))
+            except semantic.LeftOut as reason:
+                console.print(f"[yellow]{name} was left out:[/yellow]", str(reason), markup=True)
             except (load.UnexpectedAnswer, RuntimeError, OSError) as error:
                 failed = True
                 console.print(f"[red]{name} was not measured:[/red]", str(error), markup=True)
-    report = _Report(rows, _machine(), _versions())
+    tables = [table for table in (costs, meanings) if table.rows]
+    report = _Report(tables, _machine(), _versions())
     report.print(console)
     if options.markdown:
         options.markdown.write_text(report.markdown())
@@ -110,6 +157,21 @@ def _row(name: str, *, quick: bool) -> list[str]:
         f"{measured.ratio:.2f} ({measured.ratios[0]:.2f}–{measured.ratios[-1]:.2f})",
         f"≤ {scenario.target}",
         _verdict(measured.ratio <= scenario.target),
+    ]
+
+
+def _semantic_rows(name: str, *, quick: bool) -> list[list[str]]:
+    return [
+        [
+            row.what,
+            row.reference,
+            row.measured,
+            row.against,
+            row.ratio,
+            row.target,
+            "–" if row.is_met is None else _verdict(row.is_met),
+        ]
+        for row in semantic.run(name, quick=quick)
     ]
 
 

@@ -408,7 +408,6 @@ class FaissIndex:
         """Put the coldest partitions on disk until the others fit."""
         if self._held_bytes <= self._memory_bytes:
             return
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         for name in list(self._partitions):
             partition = self._partitions[name]
             if self._held_bytes <= self._memory_bytes or len(self._partitions) == 1:
@@ -425,6 +424,7 @@ class FaissIndex:
             self._spilled[name] = spilled
 
     def _put_on_disk(self, partition: Partition) -> _Spilled:
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with PartsWriter(self._folder) as writer:
             writer.write(_part(partition))
             files: tuple[str, ...] = (writer.finish(),)
@@ -484,7 +484,7 @@ class FaissIndex:
                 discard(self._folder, set())
                 return None
             position = self._take_up(manifest)
-        except (SnapshotError, LookupError, TypeError, ValueError) as error:
+        except (SnapshotError, LookupError, AttributeError, TypeError, ValueError) as error:
             _log.warning("the snapshot of the index is not used: %s", error)
             self._observer.snapshot("unusable", time.perf_counter() - began)
             for table in (self._partitions, self._spilled, self._where):

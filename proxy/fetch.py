@@ -16,10 +16,9 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Final
 
-from cachestore.vector_record import Meaning
-
 from cachestore.errors import StoreError
 from cachestore.leases import Held, Lease, Leases
+from cachestore.vector_record import Meaning
 from proxy.embeddings_batch import briefly, inputs_of, split
 from proxy.lookup.answers import StoredAnswer
 from proxy.lookup.ask import Ask

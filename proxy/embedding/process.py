@@ -194,7 +194,7 @@ class _Process:
             )
         source = RedisSource(
             ChangeLog(self.link, namespace),
-            VectorRecords(self.link, namespace),
+            VectorRecords(self.link, namespace, on_corrupt=_warn_of_corrupt),
             encoder.fingerprint,
         )
         engine = Engine(
@@ -219,6 +219,10 @@ class _Process:
             snapshot_every_s=settings.snapshot_interval_s,
         )
         return Reign(engine, follower)
+
+
+def _warn_of_corrupt() -> None:
+    _log.warning("a vector record was not what had been stored, and is deleted")
 
 
 async def run(start: EmbeddingStart) -> int:

@@ -1,12 +1,15 @@
 """Redis as an embedding process sees it: vector records and the log of their changes."""
 
+import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from cachestore.change_log import ChangeLog
-from cachestore.errors import StoreError
+from cachestore.errors import StoreError, StoreRefused
 from cachestore.vector_records import VectorRecords
 from embeddings.source import Changes, Record, SourceUnavailable
+
+_log = logging.getLogger("recollect.embeddings")
 
 
 class RedisSource:
@@ -43,9 +46,18 @@ class RedisSource:
         ]
 
     async def keep_vector(self, record: Record, vector: bytes) -> None:
-        """Write into `record`, if it is still there, the vector its text has."""
+        """Write into `record`, if it is still there, the vector its text has.
+
+        A Redis that is full, or lets us read only, refuses: then the text is encoded again when
+        the index is next filled, and that is all.
+        """
         async with _mapped():
-            await self._records.keep_vector(record.key, record.partition, self._fingerprint, vector)
+            try:
+                await self._records.keep_vector(
+                    record.key, record.partition, self._fingerprint, vector
+                )
+            except StoreRefused as error:
+                _log.warning("Redis refused to keep a vector: %s", error.code)
 
     async def forget_gone(self, keys: Sequence[bytes]) -> None:
         """Remove the records among `keys` whose entry is gone, and tell the log."""

@@ -13,7 +13,6 @@ from enum import StrEnum
 from typing import Final, Protocol
 
 from cachestore.vector_record import Meaning
-
 from embeddings.client import EmbeddingsUnavailable
 from embeddings.wire import Found, LookUp
 from proxy.lookup.answers import StoredAnswer, said_by
@@ -155,7 +154,8 @@ class SemanticTier:
             # A word of another version's is no outcome of ours.
             is_known = found.refused in _REFUSALS
             self._observer.meant(Looked(found.refused) if is_known else Looked.PROTOCOL)
-            return None
+            # Another encoder, some day, may take it.
+            return _unencoded(question)
         outcome, near = await self._nearest(ask, found)
         self._observer.looked_up("semantic", time.perf_counter() - began)
         if near is not None and ask.route.semantic == "shadow":

@@ -45,8 +45,8 @@ def frail_redis() -> Iterator[RealRedis]:
 
 @pytest_asyncio.fixture
 async def link(real_redis: RealRedis) -> AsyncIterator[RedisLink]:
-    """A link that is up."""
-    link = a_link(real_redis.url)
+    """A link that is up, patient enough for a machine that is busy."""
+    link = a_link(real_redis.url, deadline_s=2.0)
     await link.start(5)
     assert link.is_up
     yield link

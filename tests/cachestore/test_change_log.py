@@ -25,7 +25,7 @@ def log(link: RedisLink) -> ChangeLog:
 
 @pytest_asyncio.fixture
 async def relayed(relay: Relay) -> AsyncIterator[RedisLink]:
-    link = a_link(relay.url)
+    link = a_link(relay.url, deadline_s=2.0)
     await link.start(5)
     yield link
     await link.close()

@@ -2,10 +2,11 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
+import pytest_asyncio
 
 from cachestore.errors import StoreRefused, StoreUnavailable
 from cachestore.redis_link import RedisLink
@@ -18,6 +19,16 @@ from tests.cachestore.redis_rig import (
     settled,
     until,
 )
+
+
+@pytest_asyncio.fixture(name="link")
+async def hasty_link(real_redis: RealRedis) -> AsyncIterator[RedisLink]:
+    """A link that is up, with the deadline that is tested here."""
+    link = a_link(real_redis.url)
+    await link.start(5)
+    assert link.is_up
+    yield link
+    await link.close()
 
 
 async def test_a_command_is_answered(link: RedisLink) -> None:

@@ -83,7 +83,7 @@ def is_miss(found: object) -> bool:
 
 @pytest_asyncio.fixture
 async def relayed(relay: Relay) -> AsyncIterator[RedisLink]:
-    link = a_link(relay.url)
+    link = a_link(relay.url, deadline_s=2.0)
     await link.start(5)
     yield link
     await link.close()

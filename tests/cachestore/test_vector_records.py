@@ -53,7 +53,7 @@ def records(link: RedisLink, corrupt: Corrupt) -> VectorRecords:
 
 @pytest_asyncio.fixture
 async def relayed(relay: Relay) -> AsyncIterator[RedisLink]:
-    link = a_link(relay.url)
+    link = a_link(relay.url, deadline_s=2.0)
     await link.start(5)
     yield link
     await link.close()

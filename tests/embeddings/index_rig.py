@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -92,3 +93,8 @@ class BruteForce:
             if one.partition == partition and one.expires_at > now
         ]
         return sorted(matches, key=lambda match: (-match.score, match.key))[:k]
+
+
+def files(folder: Path, pattern: str = "*") -> list[Path]:
+    """Return what lies in `folder`, by name."""
+    return sorted(folder.glob(pattern))

@@ -41,7 +41,7 @@ from tests.support.semantic import (
 )
 
 NAMESPACE = "meant"
-BRIEF_S = 2.0
+BRIEF_S = 3.0
 LEARNT_ELSEWHERE_S = 1.0
 ROUTES = [
     {"models": ["chain-*"], "history": "chain"},
@@ -232,6 +232,8 @@ def test_an_age_that_is_too_great_is_no_hit(
     learn(server, model)
     time.sleep(1.1)
 
+    only_young = {"Cache-Control": "only-if-cached, max-age=1"}
+    assert server.chat(PARAPHRASE, model=model, headers=only_young).status == 504
     young = server.chat(PARAPHRASE, model=model, headers={"Cache-Control": "max-age=1"})
     old = server.chat(PARAPHRASES[0], model=model, headers={"Cache-Control": "max-age=600"})
 

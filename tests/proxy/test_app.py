@@ -3,12 +3,16 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from config.settings import Settings
+from embeddings.client import EmbeddingsUnavailable
+from embeddings.wire import LookUp
 from proxy.app import Worker, build
+from proxy.lookup.semantic_tier import NoSemanticTier
 from tests.proxy.fakes import Call, chat, scope_of
 from tests.support.fake_upstream import FakeUpstream
 from tests.support.recollect_server import unique
@@ -202,3 +206,35 @@ async def test_configured_credential_goes_upstream(
 
     given = [request.all("authorization") for request in upstream.seen(prompt)]
     assert given == [["Bearer sk-upstream"]] * 2
+
+
+async def test_without_an_embedding_process_everything_is_a_miss_or_an_exact_hit(
+    upstream: FakeUpstream, redis_server: RedisServer, tmp_path: Path
+) -> None:
+    """The client's faults stay in the worker; it is closed with the rest."""
+    semantic = {"mode": "on", "address": f"unix://{tmp_path}/nobody.sock"}
+    worker = built(upstream.url, redis_server.url, semantic=semantic)
+    prompt = unique("how many people live in town")
+    async with serving(worker) as app:
+        assert app.embeddings is not None
+        assert "fwd=miss" in (await ask(app, prompt)).cache_status
+        assert "detail=exact" in (await ask(app, prompt)).cache_status
+
+    assert worker.embeddings is not None
+    with pytest.raises(EmbeddingsUnavailable):
+        await worker.embeddings.look_up(LookUp(b"p" * 32, prompt, 1))
+
+
+async def test_settings_reach_the_semantic_tier(upstream: FakeUpstream) -> None:
+    """Threshold, deadline and token; none of it where the tier is off."""
+    semantic = {"address": "http://127.0.0.1:8200", "min_score": 0.9, "deadline_ms": 70}
+
+    on = built(upstream.url, nowhere("redis"), semantic={**semantic, "mode": "on", "token": "t0k"})
+    off = built(upstream.url, nowhere("redis"), semantic={**semantic, "mode": "off"})
+
+    assert on.embeddings is not None
+    assert on.embeddings._deadline_s == 0.07
+    assert "authorization: Bearer t0k" in on.embeddings._look_up_head
+    assert on.router._handler._semantic._min_score == 0.9
+    assert off.embeddings is None
+    assert type(off.router._handler._semantic) is NoSemanticTier

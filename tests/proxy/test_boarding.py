@@ -1173,3 +1173,21 @@ async def test_another_try_after_a_failure_is_not_looked_up_again() -> None:
     assert (await leader.done()).status == 503
     assert content_of(await follower.done()) == "at last"
     assert len(embeddings.asked) == 1
+
+
+async def test_what_the_answer_to_other_words_lacks_is_asked_for_in_these_words() -> None:
+    """A stream with its usage, of an answer that came without: its own call is the only way."""
+    embeddings = FakeEmbeddings()
+    with_usage = [*stream_of("anew")[:-1], b'data: {"choices": [], "usage": {}}\n\n', DONE]
+    upstream = FakeUpstream(stream_play(stream_of("first")), stream_play(with_usage))
+    worker = Worker(upstream, embeddings=embeddings)
+    await learn(worker, embeddings, stream=True)
+
+    body = chat(IN_OTHER_WORDS, stream=True, stream_options={"include_usage": True})
+    call = await worker.get(body)
+
+    assert text_of(call.body) == "anew"
+    assert call.cache_status == "recollect; fwd=miss"
+    assert upstream.calls == 2
+    assert len(embeddings.asked) == 2
+    assert await is_idle(worker)

@@ -22,6 +22,7 @@ from tests.support.recollect_server import RecollectServer, StartRecollect, uniq
 
 RECOLLECT = Path(sys.executable).with_name("recollect")
 REAL_WORKER = Path(__file__).parents[2] / "proxy" / "worker.py"
+MODELS = Path(__file__).parents[2] / "build" / "models"
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux", reason="looks at the processes through /proc"
@@ -97,6 +98,14 @@ def overlay(folder: Path, worker: str) -> dict[str, str]:
     (package / "worker.py").write_text(worker)
     others = os.environ.get("PYTHONPATH", "")
     return {"PYTHONPATH": f"{package.parent}{os.pathsep}{others}".rstrip(os.pathsep)}
+
+
+def embedding_pids(server: RecollectServer) -> list[int]:
+    return [
+        pid
+        for pid in processes.children(server.pid)
+        if "proxy.embedding.process" in processes.command_line(pid)
+    ]
 
 
 def failing_start(folder: Path, *flags: str, **environment: str) -> tuple[int, str]:
@@ -444,3 +453,43 @@ def serving(folder: Path, stderr: int) -> Iterator["subprocess.Popen[bytes]"]:
             yield process
         finally:
             process.kill()
+
+
+@pytest.mark.timeout(120)
+def test_a_reload_switches_the_semantic_tier_on_and_off(
+    start_recollect: StartRecollect, upstream: FakeUpstream
+) -> None:
+    """Its process comes and goes, and comes again when it was killed; requests go on."""
+    server = start_recollect(upstream.url, settings={"semantic": {"models_dir": str(MODELS)}})
+    assert embedding_pids(server) == []
+
+    rewrite(server, 'mode = "off"', 'mode = "on"')
+    until(lambda: "embeddings listening on" in log(server), 60)
+    [first] = embedding_pids(server)
+    assert status(server) == 200
+    os.kill(first, signal.SIGKILL)
+    until(lambda: log(server).count("embeddings listening on") == 2)
+    [second] = embedding_pids(server)
+    assert status(server) == 200
+
+    rewrite(server, 'mode = "on"', 'mode = "off"')
+    until(lambda: not processes.state(second))
+    assert status(server) == 200
+    assert embedding_pids(server) == []
+
+
+def test_a_semantic_tier_that_cannot_be_is_an_error_at_the_start(tmp_path: Path) -> None:
+    """Without the extra: exit code 1, and what to do about it."""
+    (tmp_path / "sitecustomize.py").write_text("import sys; sys.modules['onnxruntime'] = None\n")
+    others = os.environ.get("PYTHONPATH", "")
+
+    code, stderr = failing_start(
+        tmp_path,
+        RECOLLECT_SEMANTIC__MODE="on",
+        PYTHONPATH=f"{tmp_path}{os.pathsep}{others}".rstrip(os.pathsep),
+    )
+
+    assert code == 1
+    assert "semantic.mode" in stderr
+    assert "EXTRAS=semantic" in stderr
+    assert "Traceback" not in stderr

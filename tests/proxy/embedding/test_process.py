@@ -1,11 +1,13 @@
 """The embedding process from outside: the real model, a real Redis, real signals."""
 
 import asyncio
+import contextlib
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import uuid
@@ -24,12 +26,16 @@ from embeddings.client import EmbeddingClient, EmbeddingsUnavailable
 from embeddings.wire import Found, LookUp
 from proxy.embedding.start import EmbeddingStart
 from tests.support import processes
-from tests.support.redis_server import RedisServer, free_port
+from tests.support.redis_server import RedisServer
 
 MODELS = Path(__file__).parents[3] / "build" / "models"
 PARTITION = b"p" * 32
 ASKED = "How many people live in Paris?"
 IN_OTHER_WORDS = "How many people are living in Paris?"
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux", reason="looks at the processes through /proc"
+)
+
 START_S = 60.0
 """Exporting the model takes half a minute, the first time on a machine."""
 
@@ -73,6 +79,11 @@ class Process:
         assert found, self.said
         assert any(text in line for line in self.said), self.said
 
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
     def terminate(self) -> None:
         """Send SIGTERM."""
         self._process.send_signal(signal.SIGTERM)
@@ -84,7 +95,10 @@ class Process:
         return code
 
     def close(self) -> None:
-        """Kill it, if it has not ended."""
+        """End it, in whatever state it is."""
+        self.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(10)
         self._process.kill()
         self.wait()
 
@@ -165,10 +179,9 @@ class Rig:
 
 
 @pytest.fixture
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def folder() -> Iterator[Path]:
     """A folder whose path is short enough for a socket."""
-    folder = Path("/tmp") / f"rce-{uuid.uuid4().hex[:8]}"
-    folder.mkdir()
+    folder = Path(tempfile.mkdtemp(prefix="rce-"))
     yield folder
     shutil.rmtree(folder)
 
@@ -213,35 +226,169 @@ def test_what_is_stored_is_found_in_other_words_and_after_a_restart(rig: Rig) ->
 
 
 @pytest.mark.timeout(120)
-def test_another_encoder_answers_when_its_index_is_filled(rig: Rig, own_redis: RedisServer) -> None:
-    """Until then the former one does, from its own index; then that goes."""
+def test_record_that_is_not_what_was_stored_is_told_of(rig: Rig, own_redis: RedisServer) -> None:
+    """And found no more."""
+    process = rig.serving()
+    rig.store(b"k" * 32)
+    rig.found(process, has(b"k" * 32))
+    with own_redis.client() as client:
+        client.hset(f"{rig.namespace}:v:{(b'k' * 32).hex()}", "m", "garbage")
+        client.xadd(f"{rig.namespace}:log", {"k": b"k" * 32})
+
+    process.wait_for_log("a vector record was not what had been stored")
+    rig.found(process, lambda found: not found.matches)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of chance weights, not exported yet; it knows letters only."""
     from sentence_transformers.sentence_transformer.modules import Pooling
 
     from tests.embeddings import tiny_models
 
-    model = rig.folder / "tiny"
-    tiny_models.save(model, tiny_models.transformer(rig.folder / "bert"), Pooling(16))
+    folder = tmp_path_factory.mktemp("tiny")
+    tiny_models.save(folder / "tiny", tiny_models.transformer(folder / "bert"), Pooling(16))
+    return folder / "tiny"
+
+
+@pytest.mark.timeout(180)
+def test_another_encoder_answers_when_its_index_is_filled(
+    rig: Rig, own_redis: RedisServer, tiny: Path
+) -> None:
+    """Until then the former one does, from its own index; then that goes."""
+    models = rig.folder / "models"
+    models.mkdir()
+    for export in MODELS.iterdir():
+        (models / export.name).symlink_to(export)
     rig.store(b"k" * 32)
-    # Of chance weights, and it knows letters only.
-    tiny = rig.serving(model=str(model), models_dir=str(rig.folder / "models"))
-    former = rig.found(tiny, has(b"k" * 32))
-    assert len(former.vector) == 16 * 4
-    tiny.terminate()
-    assert tiny.wait() == 0
+    process = rig.serving(model=str(tiny), models_dir=str(models))
+    former = rig.found(process, has(b"k" * 32))
+    process.terminate()
+    assert process.wait() == 0
 
     # While Redis is silent, the new index cannot be filled.
     own_redis.suspend()
-    process = rig.serving(models_dir=str(rig.folder / "models"), model=str(MODELS_MINILM))
-    process.wait_for_log("the former answers until its index is filled")
+    process = rig.serving(models_dir=str(models))
     meanwhile = rig.found(process, has(b"k" * 32))
     own_redis.resume()
-    process.wait_for_log("caught up")
     new = rig.found(process, lambda found: found.fingerprint != former.fingerprint)
 
+    assert any("the former answers until its index is filled" in line for line in process.said)
     assert meanwhile.fingerprint == former.fingerprint
-    assert len(new.vector) == 384 * 4
-    assert has(b"k" * 32)(rig.found(process, has(b"k" * 32)))
+    assert (len(former.vector), len(new.vector)) == (16 * 4, 384 * 4)
+    assert has(b"k" * 32)(new)
     indexes = rig.folder / "data" / "index"
     assert processes.wait_until(
         lambda: [path.name for path in indexes.iterdir()] == [new.fingerprint], 10
     )
+
+
+@pytest.mark.timeout(120)
+def test_signal_ends_an_export_too(rig: Rig, tiny: Path) -> None:
+    """It takes half a minute, and nobody waits for it: nothing of the process is left."""
+    process = rig.start(model=str(tiny), models_dir=str(rig.folder / "models"))
+    exports: list[int] = []
+
+    def is_exporting() -> bool:
+        # A thread's child is listed with that thread.
+        for listed in Path(f"/proc/{process.pid}/task").glob("*/children"):
+            exports.extend(map(int, listed.read_text().split()))
+        return bool(exports)
+
+    assert processes.wait_until(is_exporting, START_S)
+    process.terminate()
+    began = time.monotonic()
+    process.wait()
+
+    assert time.monotonic() - began < 3
+    assert processes.wait_until(lambda: not any(map(processes.state, exports)), 5)
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize(
+    "said",
+    [
+        None,
+        b"no JSON",
+        b'{"model": "/nowhere/at-all", "scripts": []}',
+        b'{"model": "all-MiniLM-L6-v2", "scripts": ["Klingon"]}',
+        b'{"model": "all-MiniLM-L6-v2", "scripts": []}',
+    ],
+)
+def test_index_of_an_encoder_that_cannot_be_had_is_removed(rig: Rig, said: bytes | None) -> None:
+    """Its model has gone, or is another one now; and so is any index before the last."""
+    indexes = rig.folder / "data" / "index"
+    for number, name in enumerate(("1" * 32, "2" * 32)):
+        (indexes / name).mkdir(parents=True)
+        if said is not None:
+            (indexes / name / "encoder.json").write_bytes(said)
+        os.utime(indexes / name, (number, number))
+
+    process = rig.serving()
+    rig.store(b"k" * 32)
+    found = rig.found(process, has(b"k" * 32))
+
+    assert [path.name for path in indexes.iterdir()] == [found.fingerprint]
+
+
+@pytest.mark.timeout(120)
+def test_redis_that_is_away_does_not_hold_up_a_start(folder: Path, own_redis: RedisServer) -> None:
+    """What is asked is answered with nothing; once Redis is there, with what it holds."""
+    own_redis.kill()
+    rig = Rig(folder, own_redis.url)
+    try:
+        process = rig.serving()
+        found = rig.look_up(process)
+        assert found is not None
+        assert found.matches == ()
+        own_redis.start()
+        rig.store(b"k" * 32)
+        rig.found(process, has(b"k" * 32))
+    finally:
+        rig.processes[0].close()
+
+
+@pytest.mark.timeout(120)
+def test_process_ends_when_its_supervisor_is_gone(rig: Rig) -> None:
+    """It sees the end of a pipe that only the supervisor held open."""
+    reading, writing = os.pipe()
+    process = rig.start(lifeline_fd=reading)
+    os.close(reading)
+    process.wait_for_log("embeddings listening on")
+
+    os.close(writing)
+
+    assert process.wait() == 0
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize(
+    ("semantic", "reason"),
+    [
+        ({"model": "/nowhere/at-all"}, "/nowhere/at-all is neither a folder"),
+        ({"scripts": ["Klingon"]}, "not the name of a Unicode script: Klingon"),
+        ({"address": "unix:///nowhere/at/all.sock"}, "cannot listen on unix:///nowhere"),
+        ({"index": "vector-set"}, "a Redis without vector sets; it should be Redis 8"),
+    ],
+)
+def test_what_cannot_work_is_said_with_exit_code_1(
+    rig: Rig, own_redis: RedisServer, semantic: dict[str, Any], reason: str
+) -> None:
+    """No traceback: these are an operator's slips."""
+    if semantic.get("index"):
+        semantic = {**semantic, "index_url": own_redis.url}
+    process = rig.start(**semantic)
+
+    assert process.wait() == 1
+    assert any(reason in line for line in process.said), process.said
+    assert not any("Traceback" in line for line in process.said)
+
+
+def test_data_folder_that_cannot_be_used_is_named(rig: Rig) -> None:
+    """The folder is named, so that one sees whose rights are missing."""
+    (rig.folder / "data").write_text("a file is in the way")
+
+    process = rig.start()
+
+    assert process.wait() == 1
+    assert any(str(rig.folder / "data") in line for line in process.said), process.said

@@ -163,3 +163,24 @@ async def test_redis_that_is_away_is_told_in_the_engines_own_words(own_redis: Re
         with pytest.raises(SourceUnavailable, match=r"."):
             await operation()
     await link.close()
+
+
+async def test_vector_that_redis_refuses_to_keep_is_let_go(
+    own_redis: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A Redis that is full still is what the index is filled from; the refusal is logged."""
+    link = RedisLink(own_redis.url, deadline_s=5)
+    await link.start(5)
+    rig = Rig(link)
+    await rig.put(KEY, vector=b"")
+    [record] = await rig.source.read([KEY])
+    assert record is not None
+    with own_redis.client() as client:
+        client.config_set("maxmemory-policy", "noeviction")
+        client.config_set("maxmemory", 1)
+
+    await rig.source.keep_vector(record, VECTOR)
+
+    assert "refused to keep a vector: OOM" in caplog.text
+    assert await rig.source.read([KEY]) == [record]
+    await link.close()

@@ -390,12 +390,12 @@ async def test_shadow_that_finds_nothing_counts_as_ever() -> None:
 
 
 @pytest.mark.parametrize("why", Refused)
-async def test_text_the_encoder_refuses_is_for_the_exact_tier_only(why: Refused) -> None:
-    """It is not stored with a meaning: no process would index it."""
+async def test_text_the_encoder_refuses_is_stored_without_a_vector(why: Refused) -> None:
+    """Nobody finds it now; an encoder that comes later may take it."""
     rig = Rig(near())
     rig.embeddings.refused = why.value
 
-    assert await rig.look_up(asks()) is None
+    assert await rig.look_up(asks()) == meaning(asks(), "", b"")
 
     assert rig.observer.outcomes == [Looked(why.value)]
 
@@ -406,7 +406,7 @@ async def test_refusal_in_a_word_of_another_version_is_no_defect(why: str) -> No
     rig = Rig(near())
     rig.embeddings.refused = why
 
-    assert await rig.look_up(asks()) is None
+    assert await rig.look_up(asks()) == meaning(asks(), "", b"")
 
     assert rig.observer.outcomes == [Looked.PROTOCOL]
 
