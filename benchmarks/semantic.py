@@ -520,12 +520,12 @@ class _Measure:
 
 
 _MEASURES: Final = {
-    "semantic-hit": _Measure(Size(9, 200), Size(3, 60), _hit),
-    "semantic-throughput": _Measure(Size(7, 1500), Size(3, 300), _throughput),
-    "semantic-miss": _Measure(Size(9, 200), Size(3, 60), _miss),
-    "semantic-gptcache": _Measure(Size(7, 100), Size(3, 40), _gptcache),
-    "semantic-saturated": _Measure(Size(7, 10_000), Size(3, 3_000), _saturated),
-    "semantic-restart": _Measure(Size(3, 100_000), Size(1, 10_000), _restart),
+    "semantic-hit": _Measure(Size(7, 100), Size(3, 60), _hit),
+    "semantic-throughput": _Measure(Size(5, 1000), Size(3, 300), _throughput),
+    "semantic-miss": _Measure(Size(7, 80), Size(3, 60), _miss),
+    "semantic-gptcache": _Measure(Size(5, 60), Size(3, 40), _gptcache),
+    "semantic-saturated": _Measure(Size(5, 5_000), Size(3, 3_000), _saturated),
+    "semantic-restart": _Measure(Size(1, 100_000), Size(1, 10_000), _restart),
     "semantic-index": _Measure(Size(1, 1_000_000), Size(1, 10_000), _index),
 }
 NAMES: Final = tuple(_MEASURES)

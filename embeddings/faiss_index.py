@@ -106,6 +106,8 @@ class FaissIndex:
         """Each key's partition."""
         self._held_bytes = 0
         self._generation = 0
+        self._durable: set[str] = set()
+        """Files that the last snapshot made durable; the saver's."""
         self._untidy: set[bytes] = set()
         """Partitions that may have something to move, or to be rid of."""
         self._is_tending = False
@@ -549,7 +551,9 @@ class FaissIndex:
             flat = writer.finish()
         files = {flat, *graph_files.values()}
         files |= {file for one in spilled.values() for file in one.files}
-        make_durable(self._folder, files)
+        # Files never change: what an earlier snapshot made durable still is.
+        make_durable(self._folder, files - self._durable)
+        self._durable = files
         write_manifest(
             self._folder,
             {

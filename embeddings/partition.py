@@ -29,6 +29,10 @@ _EF_SEARCH: Final = 64
 """Neighbours looked at in a graph of up to 100,000; see benchmarks/index.py for recall."""
 _EF_SEARCH_UP_TO: Final = 100_000
 _EF_CONSTRUCTION: Final = 40
+_EF_CONSTRUCTION_LARGE: Final = 100
+_LARGE: Final = 50_000
+"""Rows from which on links are chosen more carefully, which takes 2.5 times as long. With 40 all
+along, a million vectors that vary evenly in all directions had a recall of .63."""
 _SPARE: Final = 4
 _LEAST_DEAD: Final = 500
 _DEAD_SHARE: Final = 0.25
@@ -72,7 +76,6 @@ class Graph:
             _LINKS,
             faiss.METRIC_INNER_PRODUCT,
         )
-        index.hnsw.efConstruction = _EF_CONSTRUCTION
         widest = np.full((1, sample.shape[1]), _WIDEST / sample.shape[1] ** 0.5, np.float32)
         index.train(np.concatenate([sample, widest, -widest]))
         return cls(index, [], np.empty(0, np.float64), np.empty(0, np.int32))
@@ -93,6 +96,9 @@ class Graph:
             self.generations = np.resize(self.generations, room)
         self.expires_at[first:end] = expires_at
         self.generations[first:end] = generations
+        self.index.hnsw.efConstruction = (
+            _EF_CONSTRUCTION if first < _LARGE else _EF_CONSTRUCTION_LARGE
+        )
         self.index.add(vectors)
         self.keys.extend(keys)
         self.file = None

@@ -75,10 +75,12 @@ def test_address_that_is_none_is_a_usage_error(tmp_path: Path, listen: str) -> N
     assert "should be http://host:port or unix:///path" in stderr
 
 
-def test_data_folder_that_cannot_be_used_is_an_error(tmp_path: Path) -> None:
-    """Exit code 1, and no traceback: it is an operator's slip."""
+@pytest.mark.parametrize(
+    "listen", ["http://127.0.0.1:8200", "http://localhost:8200", "unix:///nowhere/e.sock"]
+)
+def test_data_folder_that_cannot_be_used_is_an_error(tmp_path: Path, listen: str) -> None:
+    """Exit code 1, and no traceback: it is an operator's slip. No token is asked for here."""
     (tmp_path / "data").write_text("a file is in the way")
-    listen = f"http://127.0.0.1:{free_port()}"
 
     code, stderr = ended(command(tmp_path, "--listen", listen, "--redis", "redis://127.0.0.1:1"))
 

@@ -499,3 +499,23 @@ async def test_alias_of_what_has_just_gone_is_not_made() -> None:
 
     assert not worker.redis.names("a")
     assert not worker.redis.names("l")
+
+
+@pytest.mark.parametrize("wish", ["no-cache", "max-age=0"])
+async def test_answer_fetched_anew_is_stored_with_its_text(wish: str) -> None:
+    """Else it would be lost to other words when the record it replaces ends."""
+    embeddings = FakeEmbeddings()
+    worker = Worker(FakeUpstream(json_play("first"), json_play("anew")), embeddings=embeddings)
+    key = await learn(worker, embeddings)
+    (record,) = worker.redis.names("v")
+    before = worker.redis.values[record]
+
+    call = await worker.get(chat(ASKED), headers={"cache-control": wish})
+    await settle()
+
+    assert call.json["choices"][0]["message"]["content"] == "anew"
+    assert worker.redis.keys("v") == [key]
+    assert worker.redis.values[record] != before
+    assert ASKED.encode() in worker.redis.values[record]
+    assert embeddings.added == [key, key]
+    assert len(embeddings.asked) == 1

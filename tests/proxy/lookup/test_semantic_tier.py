@@ -436,14 +436,29 @@ async def test_what_was_stored_is_told_at_once() -> None:
     assert rig.embeddings.added == [KEY]
 
 
+async def test_answer_that_nothing_was_looked_up_for_is_stored_with_its_text() -> None:
+    """Fetched anew at someone's wish: it is found in other words all the same."""
+    rig = Rig(near())
+
+    assert await rig.tier.meaning(asks()) == meaning(asks(), "", b"")
+    assert await rig.tier.meaning(asks(mode="shadow")) is not None
+    assert await rig.tier.meaning(asks(mode="off")) is None
+    assert await rig.tier.meaning(asks(chat(user("Paris?")))) is None
+
+    assert not rig.embeddings.asked
+    assert not rig.observer.outcomes
+    assert not rig.observer.reasons, "it is no miss that was not looked up"
+
+
 async def test_without_an_embedding_process_every_request_is_for_the_exact_tier() -> None:
     """It stands in; nobody has to ask whether there is one."""
     tier = NoSemanticTier()
     tier.stored(KEY)
 
     found: object = await tier.look_up(asks())  # type: ignore[func-returns-value]
+    meant: object = await tier.meaning(asks())  # type: ignore[func-returns-value]
 
-    assert found is None
+    assert (found, meant) == (None, None)
 
 
 # Chains: earlier turns that the same stored response answered.
