@@ -46,7 +46,7 @@ _PARAGRAPHS: Final = 12
 _SENTENCES: Final = 4  # in a paragraph; 12 of these are about 800 tokens
 _CHANGES: Final = 40
 _HIGH: Final = 0.95
-_COMPARED_CHARS: Final = 600
+_COMPARED_CHARS: Final = 600  # as much as the second table looks at; the proxy compares less
 
 Score = Callable[[str, str], float | None]
 """The cosine of two texts by one rule; None where the rule does not compare them."""

@@ -123,6 +123,8 @@ def _sync(path: Path) -> None:
 
 
 if __name__ == "__main__":
+    # Some seconds on all cores, while workers serve: they come first.
+    os.nice(10)
     try:
         export(sys.argv[1], sys.argv[2], Path(sys.argv[3]))
     except EncoderError as error:
