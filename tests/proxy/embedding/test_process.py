@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -12,9 +13,11 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from cachestore.entry import StoredResponse
@@ -223,6 +226,55 @@ def test_what_is_stored_is_found_in_other_words_and_after_a_restart(rig: Rig) ->
     assert rig.look_up(again, "How do I bake bread?") is not None
     rig.processes[-1].terminate()
     assert rig.processes[-1].wait() == 0
+
+
+@pytest.mark.timeout(150)
+def test_ten_thousand_additions_under_way_when_the_process_is_killed_are_all_found(
+    rig: Rig,
+) -> None:
+    """What is stored is in Redis with its vector, and told in the log, in one step."""
+    process = rig.serving()
+    known = rig.found(process, lambda found: bool(found.vector))
+    rng = np.random.default_rng(7)
+    vectors = rng.standard_normal((10_000, len(known.vector) // 4)).astype("<f4")
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+
+    async def put() -> None:
+        now = time.time()
+        link = RedisLink(rig.redis_url, deadline_s=10)
+        await link.start(5)
+        store = RedisStore(link, rig.namespace, 2048, 1 << 20)
+        for first in range(0, len(vectors), 500):
+            if first == 5000:
+                os.kill(process.pid, signal.SIGKILL)
+            await asyncio.gather(
+                *(
+                    store.put(
+                        StoredResponse(
+                            sha256(b"%d" % at).digest(), time.time(), 600.0, 0, b"", b""
+                        ),
+                        None,
+                        Meaning(PARTITION, str(at), known.fingerprint, vectors[at].tobytes()),
+                    )
+                    for at in range(first, first + 500)
+                )
+            )
+        await link.close()
+
+    asyncio.run(put())
+    process.wait()
+    again = rig.serving()
+
+    async def held() -> int:
+        reader, writer = await asyncio.open_unix_connection(again.address.removeprefix("unix://"))
+        writer.write(b"GET /stats HTTP/1.1\r\nhost: x\r\n\r\n")
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+        stats = json.loads(await reader.readexactly(length))
+        writer.close()
+        return sum(stats["vectors"].values())
+
+    assert processes.wait_until(lambda: asyncio.run(held()) == 10_000, 60, 0.2)
 
 
 @pytest.mark.timeout(120)
