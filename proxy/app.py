@@ -192,10 +192,13 @@ def _semantic(
     semantic = settings.semantic
     if semantic.mode in (None, "off"):
         return None, NoSemanticTier()
+    deadline_s = semantic.deadline_ms / 1000
     client = EmbeddingClient(
         semantic.address,
         semantic.token.get_secret_value() if semantic.token is not None else None,
-        semantic.deadline_ms / 1000,
+        deadline_s,
         on_state=metrics.embeddings_state,
     )
-    return client, SemanticTier(client, tiers, metrics, semantic.min_score)
+    return client, SemanticTier(
+        client, tiers, metrics, min_score=semantic.min_score, deadline_s=deadline_s
+    )

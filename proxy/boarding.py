@@ -106,10 +106,18 @@ class Boarding:
         while True:
             flight = self._flights.get(trip.board_key)
             # Who holds the lease leads, whatever else is in the air: nobody else could.
-            if flight is None or isinstance(trip.found, Lease):
-                return await self._lead(trip, self._take_off(trip))
-            if await self._follow(trip, flight):
+            is_leader = flight is None or isinstance(trip.found, Lease)
+            if flight is None or is_leader:
+                flight = self._take_off(trip)
+            if await (self._lead(trip, flight) if is_leader else self._follow(trip, flight)):
                 return True
+            if flight.score is not None:
+                # The answer to other words will not do for this one: fetched together by all
+                # of whom that is true.
+                trip = replace(trip, forwarded=b"request", found=None)
+                continue
+            if is_leader:
+                return False
             if flight.landed is not Landed.FAILED:
                 return False
             if flight.failures >= MOST_FAILURES:

@@ -31,6 +31,7 @@ word moves its vector: at 140 characters 20 % of texts with one changed fact sco
 
 _FEWEST_WORDS: Final = 3
 _TEXT_PARTS: Final = ("text", "input_text")
+_ECHOES: Final = ("echo", "prompt_logprobs", "return_token_ids")
 _TOOL_ROLES: Final = ("tool", "function")
 _PLAIN_ANSWER: Final = frozenset({"role", "content"})
 
@@ -48,6 +49,13 @@ _NEGATIONS: Final = frozenset(
     {"no", "not", "never", "none", "nobody", "nothing", "neither", "nor", "without", "cannot"}
     | {"cant", "dont", "wont", "except", "unless", "nicht", "kein", "keine", "keinen", "nie"}
     | {"ohne", "pas", "jamais", "sans", "aucun", "rien", "sin", "nunca", "non", "senza", "mai"}
+)
+_NUMBER_WORDS: Final = frozenset(
+    {"two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven"}
+    | {"twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"}
+    | {"twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety", "hundred"}
+    | {"thousand", "million", "billion", "dozen", "half", "double", "twice", "triple", "first"}
+    | {"second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth"}
 )
 _NEGATED: Final = ("n't", "n’t")
 _OUTER: Final = "\"'`.,;:!?()[]{}<>“”„«»「」『』、。，！？；：…"
@@ -129,8 +137,8 @@ def question_of(
     Args:
         request: What was sent.
         scope: What counts beside its body.
-        answered_by: The key of the stored response that is the last answer in its history; then
-            this stands for the whole history (see `earlier`).
+        answered_by: What stands for the stored response that is the last answer in its history,
+            32 bytes; then it stands for the whole history (see `earlier`).
 
     Raises:
         Unkeyable: See `exact_key`.
@@ -169,7 +177,7 @@ def _of_prompt(request: CacheableRequest, scope: KeyScope) -> Question | ExactOn
         prompt = prompt[0]
     if type(prompt) is not str:
         return ExactOnly.TOKENS
-    if body.get("echo"):
+    if _speaks_of_the_prompt(body):
         return ExactOnly.ECHO
     cut = _cut(prompt)
     if isinstance(cut, ExactOnly):
@@ -178,10 +186,17 @@ def _of_prompt(request: CacheableRequest, scope: KeyScope) -> Question | ExactOn
     return Question(digest(FORMAT, request.endpoint, scope, body), cut.text)
 
 
+def _speaks_of_the_prompt(body: JsonObject) -> bool:
+    # 0 counts: vLLM gives the prompt's own probabilities for it.
+    return any(body.get(name) not in (None, "") and body[name] is not False for name in _ECHOES)
+
+
 def _of_turns(
     request: CacheableRequest, scope: KeyScope, name: str, answered_by: bytes | None
 ) -> Question | ExactOnly:
     body = canonical_body(request, scope)
+    if _speaks_of_the_prompt(body):
+        return ExactOnly.ECHO
     turns = body.get(name)
     if type(turns) is str:
         # The Responses API's short form of one turn.
@@ -264,6 +279,7 @@ def _cut(whole: str) -> _Cut | ExactOnly:
             "before": text[:start],
             "figures": [figure.casefold().strip(_OUTER) for figure in _FIGURE.findall(compared)],
             "quoted": _QUOTED.findall(compared),
+            "numbers": [word for word in words if word in _NUMBER_WORDS],
             "names": _names(compared),
             "negations": sum(
                 word in _NEGATIONS or word.endswith(_NEGATED)

@@ -6,10 +6,12 @@ too. A fault, or a look-up that takes too long, is a miss; it is caught and coun
 else.
 """
 
+import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
+from hashlib import sha256
 from typing import Final, Protocol
 
 from cachestore.vector_record import Meaning
@@ -21,6 +23,7 @@ from proxy.lookup.keys import Unkeyable
 from proxy.lookup.meaning import ExactOnly, Question, earlier, question_of
 from proxy.lookup.policy import Reuse, may_reuse
 from proxy.lookup.tiers import Tiers
+from proxy.wire.endpoint import Form
 
 _NEIGHBOURS: Final = 4
 """How many are asked for: the nearest may have expired, or not be what the request will have."""
@@ -114,6 +117,7 @@ class SemanticTier:
         tiers: Where the responses lie.
         observer: Counts what happens.
         min_score: The least cosine between two questions with one answer.
+        deadline_s: How long a look-up may take, with all that belongs to it.
         clock: Unix time in seconds.
     """
 
@@ -122,13 +126,16 @@ class SemanticTier:
         embeddings: Embeddings,
         tiers: Tiers,
         observer: SemanticObserver,
+        *,
         min_score: float,
+        deadline_s: float,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._embeddings = embeddings
         self._tiers = tiers
         self._observer = observer
         self._min_score = min_score
+        self._deadline_s = deadline_s
         self._clock = clock
 
     async def look_up(self, ask: Ask) -> Near | Meaning | None:
@@ -138,11 +145,17 @@ class SemanticTier:
         """
         if ask.route.semantic == "off":
             return None
-        question = await self._question(ask)
+        began = time.perf_counter()
+        until = asyncio.get_running_loop().time() + self._deadline_s
+        try:
+            async with asyncio.timeout_at(until):
+                question = await self._question(ask)
+        except TimeoutError:
+            self._observer.meant(Looked.DEADLINE)
+            return None
         if isinstance(question, ExactOnly):
             self._observer.exact_only(question)
             return None
-        began = time.perf_counter()
         try:
             found = await self._embeddings.look_up(
                 LookUp(question.partition, question.text, _NEIGHBOURS)
@@ -156,7 +169,13 @@ class SemanticTier:
             self._observer.meant(Looked(found.refused) if is_known else Looked.PROTOCOL)
             # Another encoder, some day, may take it.
             return _unencoded(question)
-        outcome, near = await self._nearest(ask, found)
+        outcome, near = Looked.DEADLINE, None
+        try:
+            # Its own deadline has ended the question to the process; this one, those to Redis.
+            async with asyncio.timeout_at(until):
+                outcome, near = await self._nearest(ask, found)
+        except TimeoutError:
+            pass
         self._observer.looked_up("semantic", time.perf_counter() - began)
         if near is not None and ask.route.semantic == "shadow":
             outcome, near = Looked.SHADOW, None
@@ -185,7 +204,10 @@ class SemanticTier:
             return ExactOnly.TURN
 
     async def _answered_by(self, ask: Ask) -> bytes | None:
-        """Return the key of the stored response that is the last answer in the history."""
+        """Return what stands for the stored response that is the last answer in the history.
+
+        Its key and what it says: asked anew, a question may be answered otherwise.
+        """
         before = earlier(ask.request, ask.scope)
         if before is None:
             return None
@@ -193,7 +215,9 @@ class SemanticTier:
             before.key, follows_aliases=ask.route.follows_aliases
         )
         # What the request says was answered is the client's word, until it is compared.
-        return answer.key if answer is not None and said_by(answer) == before.said else None
+        if answer is None or said_by(answer) != before.said:
+            return None
+        return sha256(answer.key + before.said.encode()).digest()
 
     async def _nearest(self, ask: Ask, found: Found) -> tuple[Looked, Near | None]:
         if not found.matches:
@@ -203,17 +227,30 @@ class SemanticTier:
         for match in found.matches:
             if match.score < self._min_score:
                 break
-            answer = self._tiers.peek(match.key) or await self._tiers.fetch(match.key)
+            answer = self._tiers.peek(match.key)
+            if answer is None or answer.key != match.key:
+                # Not by an alias: near to what was near is not near.
+                answer = await self._tiers.fetch(match.key)
             if answer is None or not answer.is_kept(self._clock()):
                 self._embeddings.remove_soon([match.key])
                 outcome = Looked.GONE
                 continue
             reuse = may_reuse(answer, ask.directives, self._clock(), ask.route.rules)
             # One that depends on header fields is for who sent those (RFC 9111 §4.1).
-            if isinstance(reuse, Reuse) and not reuse.revalidate and not answer.vary:
+            if (
+                isinstance(reuse, Reuse)
+                and not reuse.revalidate
+                and not answer.vary
+                and self._can_be_sent(ask, answer)
+            ):
                 return Looked.HIT, Near(answer, reuse, min(match.score, 1.0))
             outcome = Looked.NOT_REUSED
         return outcome, None
+
+    def _can_be_sent(self, ask: Ask, answer: StoredAnswer) -> bool:
+        request = ask.request
+        form = Form.SSE if request.is_stream else Form.JSON
+        return self._tiers.template(answer, form, request.include_usage) is not None
 
 
 class NoSemanticTier(SemanticTier):

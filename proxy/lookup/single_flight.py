@@ -127,7 +127,8 @@ class Flight:
     @property
     def is_over(self) -> bool:
         """Whether no more content will come."""
-        return self.is_whole or self.error is not None
+        is_found = isinstance(self.landed, StoredAnswer)
+        return self.is_whole or self.error is not None or is_found
 
     @property
     def is_settled(self) -> bool:

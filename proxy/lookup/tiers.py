@@ -12,7 +12,6 @@ import time
 from collections.abc import Sequence
 from typing import Final, Protocol
 
-from cachestore.vector_record import Meaning
 from cachetools import LRUCache
 
 from cachestore.entry import StoredResponse
@@ -20,6 +19,7 @@ from cachestore.errors import StoreError, StoreRefused
 from cachestore.leases import Held, Lease, Leases
 from cachestore.memory_store import MemoryStore
 from cachestore.redis_store import RedisStore
+from cachestore.vector_record import Meaning
 from proxy.lookup.answers import StoredAnswer, read_stored
 from proxy.wire.endpoint import Form
 
@@ -231,6 +231,8 @@ class Tiers:
 
     def keep(self, answer: StoredAnswer) -> None:
         """Keep `answer` in this worker's memory."""
+        # It has an answer of its own from now on.
+        self._aliases.pop(answer.key, None)
         self._memory.keep(answer.key, answer)
         self._observer.memory_holds(self._memory.bytes, self._memory.entries)
 

@@ -617,7 +617,8 @@ class Worker:
                 embeddings,
                 self.tiers,
                 self.metrics,
-                settings.semantic.min_score,
+                min_score=settings.semantic.min_score,
+                deadline_s=5.0,
                 clock=self.clock,
             )
         self.flights = Flights(cache.max_entry_bytes)

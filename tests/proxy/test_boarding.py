@@ -1191,3 +1191,24 @@ async def test_what_the_answer_to_other_words_lacks_is_asked_for_in_these_words(
     assert upstream.calls == 2
     assert len(embeddings.asked) == 2
     assert await is_idle(worker)
+
+
+async def test_those_for_whom_the_answer_to_other_words_is_too_old_fetch_one_together() -> None:
+    """One call for all of them; the one whom it does for is served meanwhile."""
+    embeddings = FakeEmbeddings()
+    worker = await knowing(embeddings, json_play("anew"))
+    calls_before = worker.upstream.calls
+    worker.clock.now += 100
+    embeddings.gate = asyncio.Event()
+    leader = worker.ask(chat(IN_OTHER_WORDS))
+    await settle()
+    strict = [
+        worker.ask(chat(IN_OTHER_WORDS), headers={"cache-control": "max-age=50"}) for _ in range(20)
+    ]
+    await settle()
+    embeddings.gate.set()
+
+    assert (await leader.done()).cache_status.startswith("recollect; hit")
+    assert {content_of(await one.done()) for one in strict} == {"anew"}
+    assert worker.upstream.calls == calls_before + 1
+    assert await is_idle(worker)

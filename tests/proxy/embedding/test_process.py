@@ -250,9 +250,7 @@ def test_ten_thousand_additions_under_way_when_the_process_is_killed_are_all_fou
             await asyncio.gather(
                 *(
                     store.put(
-                        StoredResponse(
-                            sha256(b"%d" % at).digest(), time.time(), 600.0, 0, b"", b""
-                        ),
+                        StoredResponse(sha256(b"%d" % at).digest(), now, 600.0, 0, b"", b""),
                         None,
                         Meaning(PARTITION, str(at), known.fingerprint, vectors[at].tobytes()),
                     )

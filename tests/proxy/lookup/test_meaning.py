@@ -149,6 +149,9 @@ NOT_COMPARED: list[tuple[Endpoint, Json, ExactOnly]] = [
     (Endpoint.COMPLETIONS, {"model": "m", "prompt": [ASKED, ASKED]}, ExactOnly.TOKENS),
     (Endpoint.COMPLETIONS, {"model": "m", "prompt": []}, ExactOnly.TOKENS),
     (Endpoint.COMPLETIONS, {"model": "m", "prompt": ASKED, "echo": True}, ExactOnly.ECHO),
+    (Endpoint.COMPLETIONS, {"model": "m", "prompt": ASKED, "prompt_logprobs": 0}, ExactOnly.ECHO),
+    (Endpoint.CHAT, chat(user(ASKED), echo=True), ExactOnly.ECHO),
+    (Endpoint.CHAT, chat(user(ASKED), return_token_ids=True), ExactOnly.ECHO),
     # Too little said.
     (Endpoint.CHAT, chat(user("")), ExactOnly.SHORT),
     (Endpoint.CHAT, chat(user("???")), ExactOnly.SHORT),
@@ -312,6 +315,8 @@ PARTED: list[tuple[str, str]] = [
     ("How far is it from Oslo to Rome by train?", "How far is it from Rome to Oslo by train?"),
     ("Which one is larger, Spain or Italy, in area?", "Which one is larger, Italy or Spain?"),
     ("Where did O'Brien die?", "Where did McCoy die?"),
+    ("Give me three ways to save water", "Give me five ways to save water"),
+    ("What is the first step of it all?", "What is the second step of it all?"),
     ("May I eat meat with fish?", "May I not eat meat with fish?"),
     ("Which birds can fly at night?", "Which birds can't fly at night?"),
     ("Which birds can’t fly at night?", "Which birds can fly at night?"),

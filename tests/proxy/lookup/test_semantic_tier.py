@@ -23,7 +23,7 @@ from proxy.lookup.routes import Routes
 from proxy.lookup.semantic_tier import Looked, Near, NoSemanticTier, SemanticTier
 from proxy.lookup.tenants import Tenants
 from proxy.lookup.tiers import Tiers
-from proxy.wire.endpoint import Endpoint
+from proxy.wire.endpoint import Endpoint, Form
 from proxy.wire.record import Recording, RecordPolicy, record
 from tests.proxy.fakes import (
     FINGERPRINT,
@@ -99,7 +99,14 @@ class Rig:
         store = RedisStore(link, "test", 10_000, 100_000, clock=self.clock)
         leases = Leases(link, "test", b"me", 6.0)
         self.tiers = Tiers(MemoryStore[StoredAnswer](1_000_000), store, leases, self.observer)
-        self.tier = SemanticTier(self.embeddings, self.tiers, self.observer, 0.95, self.clock)
+        self.tier = SemanticTier(
+            self.embeddings,
+            self.tiers,
+            self.observer,
+            min_score=0.95,
+            deadline_s=5.0,
+            clock=self.clock,
+        )
 
     def answer(self, key: bytes = KEY, said: str = "Two million.", **fields: Any) -> StoredAnswer:
         """Return an answer to be stored."""
@@ -218,7 +225,9 @@ async def test_stored_response_to_a_near_question_answers(where: str) -> None:
 
     found = await rig.look_up(asks())
 
-    assert found == Near(answer, Reuse(10.0, 50.0), 0.97)
+    assert isinstance(found, Near)
+    assert (found.reuse, found.score) == (Reuse(10.0, 50.0), 0.97)
+    assert found.answer.stored_response() == answer.stored_response()
     assert rig.observer.outcomes == [Looked.HIT]
     assert rig.observer.scores == [0.97]
     assert rig.observer.tiers.count("semantic") == 1
@@ -289,7 +298,7 @@ async def test_the_next_nearest_answers_where_the_nearest_is_gone() -> None:
     found = await rig.look_up(asks())
 
     assert isinstance(found, Near)
-    assert (found.answer, found.score) == (other, 0.96)
+    assert (found.answer.key, found.score) == (other.key, 0.96)
     assert rig.embeddings.removed == [KEY]
     assert rig.observer.scores == [0.99]
 
@@ -497,6 +506,44 @@ async def test_paraphrased_conversation_shares_a_partition(where: str) -> None:
     other = await partition_of(rig, third_turn(PARAPHRASED))
 
     assert one == other
+
+
+async def test_question_that_was_answered_anew_begins_another_chain() -> None:
+    """The same key, but not the same stored response: what follows is about something else."""
+    rig = Rig()
+    await conversation(rig)
+    one = await partition_of(rig, third_turn())
+    rig.tiers.invalidate(None)
+    await conversation(rig, said="Lyon.")
+
+    other = await partition_of(rig, third_turn(answer={"role": "assistant", "content": "Lyon."}))
+
+    assert one != other
+
+
+async def test_near_to_what_was_near_is_not_near() -> None:
+    """An alias under the key that was found leads to an answer that nothing was compared with."""
+    rig = Rig(near())
+    answer = await rig.store(OTHER_KEY)
+    rig.tiers.keep(answer)
+    await rig.tiers.alias(KEY, answer, None)
+
+    assert isinstance(await rig.look_up(asks()), Meaning)
+
+    assert rig.observer.outcomes == [Looked.GONE]
+
+
+async def test_answer_that_cannot_be_sent_as_asked_is_no_hit() -> None:
+    """A stream with its usage, where the usage is not known: found out before anyone waits."""
+    rig = Rig(near())
+    answer = await rig.store()
+    answer.templates[Form.SSE, True] = None
+    rig.tiers.keep(answer)
+    body = chat(user(ASKED), stream=True, stream_options={"include_usage": True})
+
+    assert isinstance(await rig.look_up(asks(body)), Meaning)
+
+    assert rig.observer.outcomes == [Looked.NOT_REUSED]
 
 
 async def test_histories_are_equal_to_the_letter_unless_told_otherwise() -> None:

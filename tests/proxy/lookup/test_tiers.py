@@ -454,3 +454,18 @@ async def test_meaning_is_stored_with_its_answer() -> None:
 
     assert rig.redis.keys("v") == [KEY]
     assert b"How many?" in rig.redis.values[rig.redis.names("v")[0]]
+
+
+async def test_key_that_gets_an_answer_of_its_own_is_no_alias_any_more() -> None:
+    """Should memory lose that answer, the one to other words must not come back."""
+    rig = Rig()
+    other = rig.answer(OTHER_KEY)
+    rig.tiers.keep(other)
+    await rig.tiers.store(other, None)
+    await rig.tiers.alias(KEY, other, None)
+    assert rig.tiers.peek(KEY) is other
+
+    rig.tiers.keep(rig.answer())
+    rig.memory.drop(KEY)
+
+    assert rig.tiers.peek(KEY) is None
