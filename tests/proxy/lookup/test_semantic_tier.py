@@ -90,7 +90,7 @@ def recorded(text: str) -> Recording:
 class Rig:
     """The tier over a fake Redis, and an embedding process that finds what it is told."""
 
-    def __init__(self, *matches: Neighbour) -> None:
+    def __init__(self, *matches: Neighbour, deadline_s: float = 5.0) -> None:
         self.clock = Clock()
         self.redis = FakeRedis()
         self.observer = Observer()
@@ -104,7 +104,7 @@ class Rig:
             self.tiers,
             self.observer,
             min_score=0.95,
-            deadline_s=5.0,
+            deadline_s=deadline_s,
             clock=self.clock,
         )
 
@@ -418,6 +418,28 @@ async def test_refusal_in_a_word_of_another_version_is_no_defect(why: str) -> No
     assert await rig.look_up(asks()) == meaning(asks(), "", b"")
 
     assert rig.observer.outcomes == [Looked.PROTOCOL]
+
+
+async def test_redis_that_is_slow_holds_nobody_up_past_the_deadline() -> None:
+    """The response is near, but not here in time: a miss, stored with what is known by then."""
+    rig = Rig(near(), deadline_s=0.05)
+    await rig.store()
+    rig.redis.outbox = []
+
+    assert await rig.look_up(asks()) == meaning(asks())
+
+    assert rig.observer.outcomes == [Looked.DEADLINE]
+
+
+async def test_history_that_is_looked_up_too_slowly_holds_nobody_up() -> None:
+    """Nor does a chain's link; the process is not even asked."""
+    rig = Rig(near(), deadline_s=0.05)
+    rig.redis.outbox = []
+
+    assert await rig.look_up(asks(third_turn(), history="chain")) is None
+
+    assert rig.observer.outcomes == [Looked.DEADLINE]
+    assert not rig.embeddings.asked
 
 
 KINDS: list[UnavailableKind] = ["deadline", "down", "busy", "protocol", "open"]
