@@ -89,10 +89,10 @@ class Engine:
             outcome = "busy"
             raise
         except Exception:
+            # Counted, whatever it is, and passed on. One who has left is not counted.
             outcome = "failed"
             raise
         finally:
-            # None if the one who asked has left.
             if outcome is not None:
                 self._observer.looked_up(outcome)
             self._look_ups -= 1

@@ -211,6 +211,7 @@ class Follower:
         except _RETRYABLE:
             raise
         except Exception:
+            # A defect of ours, or of a library's at some vector: it costs that record, no more.
             logger.exception("a batch of records was not taken up by a defect: now one by one")
         else:
             return
@@ -221,7 +222,7 @@ class Follower:
                 await self._engine.refresh([key])
             except _RETRYABLE:
                 raise
-            except Exception:
+            except Exception:  # logged with the batch
                 failures += 1
         logger.error("%d of %d records were left out", failures, len(keys))
 
