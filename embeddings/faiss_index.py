@@ -19,6 +19,7 @@ from typing import Any, Final, TypeVar
 import faiss
 
 from embeddings.encoder import Vector
+from embeddings.graph import Graph
 from embeddings.index import (
     KEY_BYTES,
     PARTITION_BYTES,
@@ -27,7 +28,7 @@ from embeddings.index import (
     Match,
 )
 from embeddings.observer import Observer
-from embeddings.partition import Graph, Partition
+from embeddings.partition import Partition
 from embeddings.snapshot import (
     FORMAT,
     Part,

@@ -1,143 +1,27 @@
 """The vectors of one partition: a flat tail, and a graph once there are many.
 
 What is added lies in the tail at once and is found by comparing with all of it. Past `GRAPH_AT`
-vectors a graph (HNSW, Malkov and Yashunin, arXiv 1603.09320, over vectors of 8 bits a number) takes
-the older ones over, some at a time, whenever its owner has time for `tend`. What leaves the tail is
-replaced by the tail's last; what leaves the graph stays in it as a dead row, until the graph is
-made anew without them.
+vectors a graph takes the older ones over, some at a time, whenever its owner has time for `tend`.
+What leaves the tail is replaced by the tail's last; what leaves the graph is dead there.
 
 Not shared between threads, but for one thing: while a partition is held, another thread may read
 its graph, to which nothing is added then.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
-import faiss
 import numpy as np
 from numpy.typing import NDArray
 
 from embeddings.encoder import Vector
+from embeddings.graph import Graph
 from embeddings.index import IndexedVector, Match
 
 GRAPH_AT: Final = 2000
 """Where a search of the graph becomes as fast as of the tail: 0.07 ms; see benchmarks/index.py."""
 
-_LINKS: Final = 32
-_EF_SEARCH: Final = 64
-"""Neighbours looked at in a graph of up to 100,000; see benchmarks/index.py for recall."""
-_EF_SEARCH_UP_TO: Final = 100_000
-_EF_CONSTRUCTION: Final = 40
-_EF_CONSTRUCTION_LARGE: Final = 100
-_LARGE: Final = 50_000
-"""Rows from which on links are chosen more carefully, which takes 2.5 times as long. With 40 all
-along, a million vectors that vary evenly in all directions had a recall of .63."""
-_SPARE: Final = 4
-_LEAST_DEAD: Final = 500
-_DEAD_SHARE: Final = 0.25
-_SAMPLE: Final = 10_000
-_AT_ONCE: Final = 200
-_WIDEST: Final = 5.0
-"""Numbers of up to so many times their usual size have a place in the eight bits, whatever the
-first vectors are like: what comes later may be about something else. Scores are off by .001."""
-
 _TAIL_BYTES: Final = 330
 """What a key takes beside its vector: itself, two dictionaries' places, a number; measured."""
-_GRAPH_ROW_BYTES: Final = 4 * 2 * _LINKS + 24
-
-
-@dataclass(slots=True)
-class Graph:
-    """The older vectors.
-
-    Attributes:
-        index: faiss' HNSW index.
-        keys: By row; None where the vector is dead.
-        expires_at: By row, Unix seconds.
-        generations: By row, of the sweep in which it was last added.
-        dead: Rows that are.
-        file: That holds the index as it is now, if one does.
-    """
-
-    index: Any
-    keys: list[bytes | None]
-    expires_at: NDArray[np.float64]
-    generations: NDArray[np.int32]
-    dead: int = 0
-    file: str | None = None
-
-    @classmethod
-    def trained(cls, sample: NDArray[np.float32]) -> "Graph":
-        """Return an empty graph for vectors like those in `sample`, shape (n, dimension)."""
-        index = faiss.IndexHNSWSQ(
-            sample.shape[1],
-            faiss.ScalarQuantizer.QT_8bit,  # type: ignore[arg-type]  # the stub names the class
-            _LINKS,
-            faiss.METRIC_INNER_PRODUCT,
-        )
-        widest = np.full((1, sample.shape[1]), _WIDEST / sample.shape[1] ** 0.5, np.float32)
-        index.train(np.concatenate([sample, widest, -widest]))
-        return cls(index, [], np.empty(0, np.float64), np.empty(0, np.int32))
-
-    def add(
-        self,
-        keys: Sequence[bytes],
-        vectors: NDArray[np.float32],
-        expires_at: NDArray[np.float64],
-        generations: NDArray[np.int32],
-    ) -> int:
-        """Append rows; return the first one's number."""
-        first = len(self.keys)
-        end = first + len(keys)
-        if end > len(self.expires_at):
-            room = max(1024, 2 * end)
-            self.expires_at = np.resize(self.expires_at, room)
-            self.generations = np.resize(self.generations, room)
-        self.expires_at[first:end] = expires_at
-        self.generations[first:end] = generations
-        self.index.hnsw.efConstruction = (
-            _EF_CONSTRUCTION if first < _LARGE else _EF_CONSTRUCTION_LARGE
-        )
-        self.index.add(vectors)
-        self.keys.extend(keys)
-        self.file = None
-        return first
-
-    def copy(self) -> "Graph":
-        """Return what stays as it is now whatever dies meanwhile; the index is shared."""
-        rows = len(self.keys)
-        return Graph(
-            self.index,
-            list(self.keys),
-            self.expires_at[:rows].copy(),
-            self.generations[:rows].copy(),
-            self.dead,
-            self.file,
-        )
-
-    def without_dead(self, goes_on: Callable[[], bool] = lambda: True) -> "Graph | None":
-        """Return the same without its dead rows; None if it does not go on.
-
-        Reads only: may run on another thread.
-        """
-        rows = np.array([row for row, key in enumerate(self.keys) if key is not None], np.int64)
-        if not len(rows):
-            return None
-        step = max(1, len(rows) // _SAMPLE)
-        smaller = Graph.trained(self.index.reconstruct_batch(rows[::step]))
-        for at in range(0, len(rows), _AT_ONCE):
-            if not goes_on():
-                return None
-            some = rows[at : at + _AT_ONCE]
-            # A key may have died since the rows were listed; whoever takes the graph over looks.
-            smaller.add(
-                [self.keys[row] or b"" for row in some],
-                self.index.reconstruct_batch(some),
-                self.expires_at[some],
-                self.generations[some],
-            )
-        return smaller
 
 
 class Partition:
@@ -187,7 +71,7 @@ class Partition:
         """Memory it takes, estimated."""
         size = 1000 + len(self._rows) * _TAIL_BYTES + self._tail.nbytes
         if self.graph is not None:
-            size += len(self.graph.keys) * (self.dimension + _GRAPH_ROW_BYTES)
+            size += self.graph.size_bytes
         return size
 
     def add(self, vector: IndexedVector, generation: int) -> None:
@@ -231,7 +115,7 @@ class Partition:
         """Return the `k` nearest that have not expired by `now`, best first."""
         matches = self._search_tail(query, k, now)
         if self.graph is not None:
-            matches += self._search_graph(self.graph, query, k, now)
+            matches += self.graph.search(query, k, now)
         matches.sort(key=lambda match: (-match.score, match.key))
         return matches[:k]
 
@@ -248,28 +132,6 @@ class Partition:
         else:
             rows = np.arange(count)
         return [Match(self._keys[row], float(scores[row])) for row in rows if scores[row] > -np.inf]
-
-    def _search_graph(self, graph: Graph, query: Vector, k: int, now: float) -> list[Match]:
-        total = len(graph.keys)
-        wanted = k + _SPARE
-        near = _EF_SEARCH * max(1.0, total / _EF_SEARCH_UP_TO) ** 0.3  # twice as many in a million
-        while total:
-            wanted = min(wanted, total)
-            # Not in faiss' stub.
-            options = faiss.SearchParametersHNSW(  # type: ignore[attr-defined]
-                efSearch=max(int(near), 2 * wanted)
-            )
-            scores, rows = graph.index.search(query[None], wanted, params=options)
-            matches = [
-                Match(key, float(score))
-                for score, row in zip(scores[0], rows[0], strict=True)
-                if row >= 0 and (key := graph.keys[row]) is not None and graph.expires_at[row] > now
-            ]
-            if len(matches) >= k or wanted == total or wanted > 4096:
-                return matches
-            # Dead and expired ones were in the way.
-            wanted *= 8
-        return []
 
     def expired(self, now: float) -> list[bytes]:
         """Return the keys of what has expired by `now`."""
@@ -327,12 +189,7 @@ class Partition:
     @property
     def is_worn(self) -> bool:
         """Whether so much of the graph is dead that it should be made anew."""
-        graph = self.graph
-        return (
-            graph is not None
-            and not self.holds
-            and graph.dead > max(_LEAST_DEAD, _DEAD_SHARE * len(graph.keys))
-        )
+        return self.graph is not None and not self.holds and self.graph.is_worn
 
     def take_over(self, graph: Graph) -> None:
         """Use `graph`, made of the one here while that was frozen, in its place."""
@@ -346,8 +203,7 @@ class Partition:
                     graph.expires_at[row] = old.expires_at[-1 - place]
                     graph.generations[row] = old.generations[-1 - place]
             else:
-                graph.keys[row] = None
-                graph.dead += 1
+                graph.kill(row)
         self.graph = graph
 
     def tail(
@@ -400,8 +256,7 @@ class Partition:
 
     def _kill(self, row: int) -> None:
         if self.graph is not None:
-            self.graph.keys[-1 - row] = None
-            self.graph.dead += 1
+            self.graph.kill(-1 - row)
 
     def _make_room(self, rows: int) -> None:
         count = len(self._keys)

@@ -25,8 +25,8 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from embeddings.graph import Graph
 from embeddings.index import KEY_BYTES, PARTITION_BYTES
-from embeddings.partition import Graph
 
 FORMAT: Final = 2
 _MANIFEST: Final = "manifest.json"

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from embeddings.graph import Graph
 from embeddings.index import IndexedVector
-from embeddings.partition import GRAPH_AT, Graph, Partition
+from embeddings.partition import GRAPH_AT, Partition
 from tests.embeddings.index_rig import (
     DIMENSION,
     LATER,
