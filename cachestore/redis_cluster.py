@@ -10,7 +10,6 @@ whichever node answers, so that no late reply is ever taken for another command'
 
 import asyncio
 import logging
-import random
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,6 +29,7 @@ from redis.exceptions import (
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from cachestore.errors import StoreError, StoreRefused, StoreUnavailable
+from cachestore.keeper import Keeper
 from cachestore.redis_url import RedisAddress
 
 logger = logging.getLogger("recollect.redis")
@@ -37,13 +37,10 @@ logger = logging.getLogger("recollect.redis")
 Argument = bytes | str | int | float
 Node = tuple[str, int]
 
-_BACKOFF_FIRST_S = 0.1
-_BACKOFF_MAX_S = 2.0
 # TLS and learning what commands a server has take longer than a command does.
 _HANDSHAKE_MIN_S = 1.0
 # Each holds a connection to each node it asks.
 _RUNS_AT_ONCE = 16
-_CLOSED = "closed"
 _ERROR_CODE = re.compile(r"[A-Z][A-Z0-9_]{0,31}\b")
 # Told by a node whose slots are just then served by nobody, or by another.
 _ELSEWHERE = (AskError, ClusterDownError, TryAgainError)
@@ -81,10 +78,8 @@ class ClusterLink:
         self._known_nodes: list[Node] = []
         self._turns = asyncio.Semaphore(_RUNS_AT_ONCE)
         self._client: Redis | RedisCluster | None = None
-        self._down_reason = "not started"
-        self._went_down = asyncio.Event()
-        self._came_up = asyncio.Event()
-        self._keeper: asyncio.Task[None] | None = None
+        self._was_given_up = asyncio.Event()
+        self._keeper = Keeper("redis cluster link", self._hold)
 
     @property
     def is_up(self) -> bool:
@@ -96,19 +91,11 @@ class ClusterLink:
 
         Never fails because Redis is down: the link comes up when Redis does.
         """
-        self._keeper = asyncio.create_task(self._keep_up(), name="redis cluster link")
-        try:
-            async with asyncio.timeout(wait_s):
-                await self._came_up.wait()
-        except TimeoutError:
-            pass
+        await self._keeper.start(wait_s)
 
     async def close(self) -> None:
         """End all connections; later commands fail."""
-        if self._keeper is not None:
-            self._keeper.cancel()
-            await asyncio.wait([self._keeper])
-        self._down_reason = _CLOSED
+        await self._keeper.close()
 
     async def execute(self, *args: Argument) -> Any:
         """Send one command and return its reply as RESP3 has it.
@@ -138,7 +125,7 @@ class ClusterLink:
             async with asyncio.timeout(self._deadline_s), self._turns:
                 client = self._client
                 if client is None:
-                    return [StoreUnavailable(self._down_reason) for _ in commands]
+                    return [StoreUnavailable(self._keeper.down_reason) for _ in commands]
                 pipeline = (
                     client.pipeline()
                     if isinstance(client, RedisCluster)
@@ -164,31 +151,25 @@ class ClusterLink:
         """Have the keeper connect anew, unless it does already; `client`: whose fault it was."""
         if client is not None and self._client is client:
             self._client = None
-            self._report_down(reason)
-            self._went_down.set()
+            self._keeper.went_down(reason)
+            self._was_given_up.set()
         return StoreUnavailable(reason)
 
-    async def _keep_up(self) -> None:
-        """Connect, wait for a fault, connect again, until cancelled."""
-        backoff_s = _BACKOFF_FIRST_S
-        while True:
-            self._went_down.clear()
-            try:
-                client = await self._connected()
-            except (*_FAULTS, StoreError) as error:
-                self._report_down(self._reason(error, self._handshake_s))
-                backoff_s = min(2 * backoff_s, _BACKOFF_MAX_S)
-            else:
-                self._client = client
-                self._came_up.set()
-                logger.info("Redis is up")
-                backoff_s = _BACKOFF_FIRST_S
-                try:
-                    await self._went_down.wait()
-                finally:
-                    self._client = None
-                    await client.aclose()
-            await asyncio.sleep(backoff_s * random.uniform(0.5, 1.0))
+    async def _hold(self) -> None:
+        """Connect, and wait for a fault."""
+        self._was_given_up.clear()
+        try:
+            client = await self._connected()
+        except (*_FAULTS, StoreError) as error:
+            self._keeper.went_down(self._reason(error, self._handshake_s))
+            return
+        self._client = client
+        self._keeper.came_up()
+        try:
+            await self._was_given_up.wait()
+        finally:
+            self._client = None
+            await client.aclose()
 
     async def _connected(self) -> Redis | RedisCluster:
         """Return a client that has just answered, through the first node that lets it."""
@@ -230,11 +211,6 @@ class ClusterLink:
             # What redis-py makes of replies differs between its versions.
             cluster.response_callbacks.clear()
             return cluster
-
-    def _report_down(self, reason: str) -> None:
-        if reason != self._down_reason:
-            logger.warning("Redis is down: %s", reason)
-        self._down_reason = reason
 
     @staticmethod
     def _reason(error: BaseException, deadline_s: float) -> str:

@@ -11,25 +11,20 @@ which changes were missed meanwhile is unknown.
 
 import asyncio
 import logging
-import random
 import ssl
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from cachestore.errors import StoreError, StoreRefused, StoreUnavailable
+from cachestore.keeper import CLOSED, Keeper
 from cachestore.redis_connection import Argument, RedisConnection, failed
 from cachestore.redis_url import RedisAddress
 
 logger = logging.getLogger("recollect.redis")
 
-_BACKOFF_FIRST_S = 0.1
-_BACKOFF_MAX_S = 2.0
-# A link that was up for this long starts again with the shortest back-off.
-_STEADY_S = 5.0
 # TLS and a Redis that has just started take longer than a GET does.
 _HANDSHAKE_MIN_S = 1.0
-_CLOSED = "closed"
 
 
 def _ignore(*_: object) -> None:
@@ -77,10 +72,7 @@ class RedisLink:
         self._on_state = on_state
         self._subscribers: dict[bytes, Callable[[bytes], None]] = {}
         self._connection: RedisConnection | None = None
-        self._down_reason = "not started"
-        self._logged_reasons: set[str] = set()
-        self._keeper: asyncio.Task[None] | None = None
-        self._came_up = asyncio.Event()
+        self._keeper = Keeper("redis link", self._hold)
 
     @property
     def is_up(self) -> bool:
@@ -92,19 +84,11 @@ class RedisLink:
 
         Never fails because Redis is down: the link comes up when Redis does.
         """
-        self._keeper = asyncio.create_task(self._keep_up(), name="redis link")
-        try:
-            async with asyncio.timeout(wait_s):
-                await self._came_up.wait()
-        except TimeoutError:
-            pass
+        await self._keeper.start(wait_s)
 
     async def close(self) -> None:
         """End the link; commands that wait, and all later ones, fail."""
-        if self._keeper is not None:
-            self._keeper.cancel()
-            await asyncio.wait([self._keeper])
-        self._down_reason = _CLOSED
+        await self._keeper.close()
 
     def execute(self, *args: Argument) -> asyncio.Future[Any]:
         """Send a command; the future is Redis' reply.
@@ -119,7 +103,7 @@ class RedisLink:
         """
         connection = self._connection
         if connection is None:
-            return failed(asyncio.get_running_loop(), StoreUnavailable(self._down_reason))
+            return failed(asyncio.get_running_loop(), StoreUnavailable(self._keeper.down_reason))
         return connection.execute(args)
 
     async def probe(self) -> None:
@@ -130,7 +114,7 @@ class RedisLink:
                 down already.
         """
         if self._connection is None:
-            raise StoreUnavailable(self._down_reason)
+            raise StoreUnavailable(self._keeper.down_reason)
         await self._connection.probe()
 
     def distrust(self, reply: object) -> StoreUnavailable:
@@ -141,7 +125,7 @@ class RedisLink:
         """
         if self._connection is not None:
             self._connection.end(f"a reply of the wrong kind: {type(reply).__name__}")
-        return StoreUnavailable(self._down_reason)
+        return StoreUnavailable(self._keeper.down_reason)
 
     def subscribe(self, channel: bytes, on_message: Callable[[bytes], None]) -> None:
         """Have `on_message` given what is published on `channel` from now on.
@@ -159,26 +143,17 @@ class RedisLink:
         if self._subscribers.pop(channel, None) is not None and self._connection is not None:
             self._connection.execute((b"UNSUBSCRIBE", channel))
 
-    async def _keep_up(self) -> None:
-        """Connect, wait for the end, connect again, until cancelled."""
-        loop = asyncio.get_running_loop()
-        backoff_s = _BACKOFF_FIRST_S
-        while True:
-            try:
-                connection = await self._connected()
-            except (OSError, UnicodeError, StoreError) as error:
-                self._report_down(_reason(error, self._handshake_s))
-            else:
-                up_at = loop.time()
-                try:
-                    await connection.wait_ended()
-                finally:
-                    connection.end(_CLOSED)
-                if loop.time() - up_at >= _STEADY_S:
-                    backoff_s = _BACKOFF_FIRST_S
-            # Jitter, so that a host's workers do not all knock at once.
-            await asyncio.sleep(backoff_s * random.uniform(0.5, 1.0))
-            backoff_s = min(2 * backoff_s, _BACKOFF_MAX_S)
+    async def _hold(self) -> None:
+        """Connect, and wait for the connection's end."""
+        try:
+            connection = await self._connected()
+        except (OSError, UnicodeError, StoreError) as error:
+            self._report_down(_reason(error, self._handshake_s))
+            return
+        try:
+            await connection.wait_ended()
+        finally:
+            connection.end(CLOSED)
 
     async def _connected(self) -> RedisConnection:
         """Return a new connection after its handshake; the link is then up."""
@@ -191,7 +166,7 @@ class RedisLink:
             await connection.probe()
         except BaseException as error:
             is_fault = isinstance(error, Exception)
-            connection.end(_reason(error, self._handshake_s) if is_fault else _CLOSED)
+            connection.end(_reason(error, self._handshake_s) if is_fault else CLOSED)
             raise
         connection.start_probing()
         self._report_up(connection)
@@ -239,9 +214,7 @@ class RedisLink:
 
     def _report_up(self, connection: RedisConnection) -> None:
         self._connection = connection
-        self._came_up.set()
-        self._logged_reasons.clear()
-        logger.info("Redis is up")
+        self._keeper.came_up()
         # Through the loop: a callback that fails must not end the keeper.
         loop = asyncio.get_running_loop()
         loop.call_soon(self._on_invalidate, None)
@@ -249,10 +222,7 @@ class RedisLink:
 
     def _report_down(self, reason: str) -> None:
         self._connection = None
-        self._down_reason = reason
-        if reason != _CLOSED and reason not in self._logged_reasons:
-            self._logged_reasons.add(reason)
-            logger.warning("Redis is down: %s", reason)
+        if self._keeper.went_down(reason):
             asyncio.get_running_loop().call_soon(self._on_state, False, reason)
 
     def _take_push(self, push: list[Any]) -> None:

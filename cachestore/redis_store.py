@@ -185,7 +185,8 @@ class RedisStore:
     ) -> bool:
         """Store `entry`; under a lease only while that is held.
 
-        The lease is given back in the same step, stored or not.
+        The lease is given back in the same step, stored or not. An alias under its key goes, where
+        it is stored.
 
         Args:
             entry: What to store.
@@ -212,13 +213,9 @@ class RedisStore:
                 await self._release.run((lease_key(self._namespace, lease.key),), (lease.token,))
             return False
         raw = encode(entry, self._compress_above_bytes)
-        key, name = entry.key, self._name(entry.key)
-        if lease is None and meaning is None:
-            reply = await self._link.execute(b"SET", name, raw, b"PX", life_ms)
-            if reply != b"OK":
-                raise self._link.distrust(reply)
-            return True
-        names: tuple[bytes, ...] = (name, lease_key(self._namespace, key))
+        key = entry.key
+        lease_name = lease_key(self._namespace, key)
+        names: tuple[bytes, ...] = (self._name(key), self._alias(key), lease_name)
         args: tuple[bytes | int, ...] = (b"" if lease is None else lease.token, raw, life_ms)
         if meaning is not None:
             fields = encode_record(key, now + life_ms / 1000, meaning)

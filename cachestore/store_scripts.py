@@ -4,19 +4,22 @@ from cachestore.change_log import TELL
 
 # The entry first: in a Redis that is full the first write is the one that is refused, so that
 # there is never a record without its entry. pcall, so that the lease is given back also then:
-# followers need not wait for an answer that will not come. Of a record from before nothing stays.
+# followers need not wait for an answer that will not come. Whose question has an answer of its own
+# now is no alias of another's any more, or it would be again when its own ends first. Of a record
+# from before nothing stays.
 PUT = (
     TELL
     + b"""
-if ARGV[1] ~= '' and redis.call('GET', KEYS[2]) ~= ARGV[1] then return 0 end
+if ARGV[1] ~= '' and redis.call('GET', KEYS[3]) ~= ARGV[1] then return 0 end
 local reply = redis.pcall('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
-if ARGV[1] ~= '' then redis.call('DEL', KEYS[2]) end
+if ARGV[1] ~= '' then redis.call('DEL', KEYS[3]) end
 if reply.err then return reply end
-if KEYS[3] then
-    redis.call('UNLINK', KEYS[3])
-    redis.call('HSET', KEYS[3], unpack(ARGV, 6))
-    redis.call('PEXPIRE', KEYS[3], ARGV[3])
-    reply = tell(KEYS[4], ARGV[5], 'k', ARGV[4])
+redis.call('UNLINK', KEYS[2])
+if KEYS[4] then
+    redis.call('UNLINK', KEYS[4])
+    redis.call('HSET', KEYS[4], unpack(ARGV, 6))
+    redis.call('PEXPIRE', KEYS[4], ARGV[3])
+    reply = tell(KEYS[5], ARGV[5], 'k', ARGV[4])
     if type(reply) == 'table' then return reply end
 end
 return 1

@@ -101,6 +101,7 @@ class Relay:
         late_s: How long each reply is held back.
         bytes_per_s: How fast replies pass; 0: as they come.
         spoil: Makes other bytes of a reply.
+        loses: Which commands never arrive: the connection is reset in their place.
     """
 
     def __init__(self, socket_path: str) -> None:
@@ -115,6 +116,7 @@ class Relay:
         self.late_s = 0.0
         self.bytes_per_s = 0
         self.spoil: Callable[[bytes], bytes] | None = None
+        self.loses: Callable[[bytes], bool] = lambda piece: False
 
     @property
     def url(self) -> str:
@@ -179,6 +181,9 @@ class Relay:
             while piece := await reader.read(1 << 16):
                 if is_reply:
                     await self._hinder(piece, writer)
+                elif self.loses(piece):
+                    self.reset()
+                    return
                 else:
                     writer.write(piece)
                     await writer.drain()

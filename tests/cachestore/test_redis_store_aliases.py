@@ -19,6 +19,7 @@ from cachestore.redis_store import (
     entry_prefix,
     keys_among,
 )
+from cachestore.vector_record import Meaning
 from tests.cachestore.redis_rig import RealRedis, Relay, Watcher, a_link, acquire, until
 
 ASKED = b"a" * 32
@@ -130,6 +131,52 @@ async def test_entry_of_its_own_comes_before_an_alias(store: RedisStore, look_up
     assert await look_up() == own
 
 
+@pytest.mark.parametrize("has_lease", [False, True])
+@pytest.mark.parametrize("meaning", [None, Meaning(b"p" * 32, "asked")])
+async def test_entry_of_its_own_takes_the_place_of_an_alias(
+    real_redis: RealRedis,
+    store: RedisStore,
+    leases: Leases,
+    meaning: Meaning | None,
+    has_lease: bool,
+) -> None:
+    """When it ends first, the question is open again: whoever asked anew wanted no other's."""
+    await store.put(ENTRY)
+    await store.put_alias(ASKED, TARGET)
+    lease = await acquire(leases, ASKED) if has_lease else None
+
+    assert await store.put(replace(ENTRY, key=ASKED, body=b"own"), lease, meaning)
+
+    with real_redis.client() as other:
+        assert not other.exists(ALIAS_NAME)
+        other.delete(name_of(ASKED, "e"))
+    assert await store.get(ASKED, follows_aliases=True) is None
+    assert await store.get(TARGET) == ENTRY
+
+
+async def test_entry_that_is_not_stored_leaves_the_alias(
+    real_redis: RealRedis, link: RedisLink, store: RedisStore, leases: Leases
+) -> None:
+    """Be it fenced, or refused by a Redis that is full."""
+    own = replace(ENTRY, key=ASKED, body=b"own")
+    await store.put(ENTRY)
+    await store.put_alias(ASKED, TARGET)
+    lease = await acquire(leases, ASKED)
+    assert lease is not None
+    await leases.release(lease)
+
+    assert not await store.put(own, lease)
+    with real_redis.client() as other:
+        other.config_set("maxmemory", "1")
+        try:
+            with pytest.raises(StoreRefused):
+                await store.put(own)
+        finally:
+            other.config_set("maxmemory", "0")
+
+    assert await store.get(ASKED, follows_aliases=True) == ENTRY
+
+
 async def test_alias_ends_with_its_entry(real_redis: RealRedis, store: RedisStore) -> None:
     """No later, also where the entry is half over."""
     await store.put(ENTRY)
@@ -188,6 +235,31 @@ async def test_leader_whose_lease_passed_to_another_writes_no_alias(
 
     assert await store.get(ASKED, follows_aliases=True) is None
     assert await leases.held(ASKED) == Held(leads)
+
+
+async def test_alias_that_redis_never_saw_is_a_fault_and_the_next_one_is_written(
+    real_redis: RealRedis, relay: Relay, relayed: RedisLink
+) -> None:
+    """Its scripts are forgotten (NOSCRIPT), and the second try is lost with the connection."""
+    store, leases = store_over(relayed), Leases(relayed, "test", b"me", 10.0)
+    await store.put(ENTRY)
+    assert await store.put_alias(THIRD, TARGET)
+    lease = await acquire(leases, ASKED)
+    assert lease is not None
+    with real_redis.client() as other:
+        other.script_flush()
+        relay.loses = lambda piece: b"\r\nEVAL\r\n" in piece
+
+        with pytest.raises(StoreUnavailable):
+            await store.put_alias(ASKED, TARGET, lease)
+
+        assert not other.exists(ALIAS_NAME)
+        assert other.exists(LEASE_NAME), "it ends by itself, or is given back later"
+        relay.loses = lambda piece: False
+        await until(lambda: relayed.is_up)
+        assert await store.put_alias(ASKED, TARGET, lease)
+        assert await store.get(ASKED, follows_aliases=True) == ENTRY
+        assert not other.exists(LEASE_NAME)
 
 
 async def test_full_redis_refuses_an_alias_and_gives_the_lease_back(
