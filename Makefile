@@ -19,7 +19,7 @@ STAMPS := $(VENV)/stamps
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 NODE := tests/clients/node
 # What decides, without a clock or a network: every branch of it is tested.
-PURE := proxy/wire/*,proxy/lookup/keys.py,proxy/lookup/meaning.py,proxy/lookup/policy.py
+PURE := proxy/wire/*,proxy/lookup/heads.py,proxy/lookup/keys.py,proxy/lookup/meaning.py,proxy/lookup/policy.py
 
 # The first of these that is new enough is taken; `make PYTHON=/path/to/python3` picks another.
 PYTHONS := python3 python3.14 python3.13 python3.12 python3.11

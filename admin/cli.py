@@ -19,6 +19,7 @@ from rich.text import Text
 
 from config.load import Loaded, SettingsError, data_folder, find_config_file, load
 from config.masking import mask
+from config.settings import Settings
 
 _USAGE_ERROR = 2
 _PIPE_WIDTH = 400
@@ -92,17 +93,20 @@ def serve(
         "server.workers": workers,
     }
     file = find_config_file(config, os.environ)
+    from proxy.embedding.start import is_installed
 
-    def read() -> Loaded:
-        return load(file, flags, os.environ, is_upstream_needed=True)
+    def read() -> Settings:
+        return load(
+            file, flags, os.environ, is_upstream_needed=True, can_embed=is_installed()
+        ).settings
 
     try:
-        settings = read().settings
+        settings = read()
     except SettingsError as error:
         _refuse(error)
     from proxy.supervisor import serve as supervise
 
-    raise typer.Exit(supervise(settings, lambda: read().settings))
+    raise typer.Exit(supervise(settings, read))
 
 
 @app.command()

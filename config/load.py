@@ -107,6 +107,7 @@ def load(
     environ: Mapping[str, str],
     *,
     is_upstream_needed: bool = False,
+    can_embed: bool = True,
 ) -> Loaded:
     """Read and check the settings.
 
@@ -115,6 +116,7 @@ def load(
         flags: Values of the command line by dotted key; those that are None were not given.
         environ: Environment; `RECOLLECT_SECTION__KEY` sets `section.key`.
         is_upstream_needed: Whether `upstream.base_url` has to be set, as it has for serving.
+        can_embed: Whether an embedding process can run here: the extra `semantic` is installed.
 
     Raises:
         SettingsError: Something is wrong; its text names everything that is.
@@ -139,6 +141,14 @@ def load(
         settings = Settings.model_validate(values)
     except ValidationError as error:
         raise SettingsError([*mistakes, *_explain(error, sources)]) from None
+    semantic = settings.semantic
+    if semantic.mode in {"on", "shadow"} and not (can_embed or semantic.address):
+        mistakes.append(
+            f"semantic.mode = {semantic.mode!r} ({sources['semantic.mode']}): needs the extra "
+            '"semantic", which is not installed; should be "off" or not set, or come with the '
+            "extra (make install EXTRAS=semantic) or with the semantic.address of an embedding "
+            "process elsewhere"
+        )
     if mistakes:
         raise SettingsError(mistakes)
     return Loaded(settings, {key: sources[key] for key in _keys(Settings)})

@@ -2,7 +2,8 @@
 
 Units are in the names (`_s` seconds, `_ms` milliseconds, `_bytes`, `_mb` mebibytes). Unknown keys
 are refused and values out of range are errors, never clamped. Each setting's docstring is its
-contract; docs/configuration.md says the same at more length, and why a default is what it is.
+contract; docs/configuration.md says the same at more length, and why a default is what it is. The
+semantic tier's are in `config.semantic`.
 
 Nothing here reads a file or the environment: see `config.load`.
 """
@@ -10,27 +11,17 @@ Nothing here reads a file or the environment: see `config.load`.
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    PlainSerializer,
-    SecretStr,
-    SerializationInfo,
-    model_validator,
-)
+from pydantic import AfterValidator, Field, model_validator
 
 from config.checks import (
     check_base_url,
-    check_embedding_address,
     check_header_names,
     check_ignorable,
     check_redis_url,
-    check_scripts,
-    check_secret,
     check_tenants,
 )
+from config.section import DAY_S, Name, Secret, Section, TimeoutS
+from config.semantic import History, SemanticMode, SemanticSettings
 
 RedisPolicy = Literal[
     "noeviction",
@@ -43,42 +34,13 @@ RedisPolicy = Literal[
     "volatile-ttl",
 ]
 
-REVEAL_SECRETS = {"reveal_secrets": True}
-"""Serialization context in which secrets are written in clear: for a pipe to a child process."""
-
-_DAY_S = 86_400.0
-_YEAR_S = 365 * _DAY_S
+_YEAR_S = 365 * DAY_S
 _GIB = 1024**3
 
-
-def _dump_secret(secret: SecretStr, info: SerializationInfo) -> str:
-    if info.context == REVEAL_SECRETS:
-        return secret.get_secret_value()
-    return str(secret)
-
-
-Name = Annotated[str, Field(min_length=1)]
-Secret = Annotated[
-    SecretStr,
-    Field(min_length=1),
-    AfterValidator(check_secret),
-    PlainSerializer(_dump_secret),
-]
-TimeoutS = Annotated[float, Field(gt=0, le=_DAY_S)]
 IgnoredFields = Annotated[tuple[Name, ...], AfterValidator(check_ignorable)]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        allow_inf_nan=False,
-        use_attribute_docstrings=True,
-        hide_input_in_errors=True,
-    )
-
-
-class ServerSettings(_Section):
+class ServerSettings(Section):
     """`[server]`: the listener applications talk to, and its worker processes."""
 
     host: Name = "127.0.0.1"
@@ -98,7 +60,7 @@ class ServerSettings(_Section):
     `config.load.data_folder`."""
 
 
-class UpstreamSettings(_Section):
+class UpstreamSettings(Section):
     """`[upstream]`: the LLM server that is asked on a miss."""
 
     base_url: Annotated[str, AfterValidator(check_base_url)] = ""
@@ -132,7 +94,7 @@ class UpstreamSettings(_Section):
     """Revision of model, adapter and chat template: part of every key."""
 
 
-class RedisSettings(_Section):
+class RedisSettings(Section):
     """`[redis]`: where stored responses lie, shared by all workers and hosts."""
 
     url: Annotated[str, AfterValidator(check_redis_url)] = Field(default="", repr=False)
@@ -157,7 +119,7 @@ class RedisSettings(_Section):
     """PEM file of the certificate authorities to trust for `rediss://`."""
 
 
-class CacheSettings(_Section):
+class CacheSettings(Section):
     """`[cache]`: what is stored, for how long, and what counts as the same request."""
 
     ttl_s: float = Field(default=3600.0, gt=0, le=_YEAR_S)
@@ -226,78 +188,7 @@ class CacheSettings(_Section):
         return self
 
 
-SemanticMode = Literal["off", "shadow", "on"]
-History = Literal["exact", "chain"]
-
-
-class SemanticSettings(_Section):
-    """`[semantic]`: answers to questions that were asked before in other words."""
-
-    mode: SemanticMode | None = None
-    """`shadow` looks up and counts, but serves nothing; not set: `on` where the extra `semantic` is
-    installed, else `off`."""
-
-    min_score: float = Field(default=0.95, ge=-1, le=1)
-    """Least cosine between two questions of which one may be answered by the other's answer."""
-
-    history: History = "exact"
-    """When earlier turns count as equal: byte for byte, or also where the same stored responses
-    answered them."""
-
-    deadline_ms: int = Field(default=50, ge=1, le=10_000)
-    """How long a look-up may take before the request goes on without."""
-
-    address: Annotated[str, AfterValidator(check_embedding_address)] = ""
-    """`http://host:port` or `unix:///path` of an embedding process that runs already; empty:
-    `recollect serve` starts one."""
-
-    token: Secret | None = None
-    """What an embedding process on TCP asks for as `Authorization: Bearer`."""
-
-    token_file: Path | None = None
-    """File that holds `token`."""
-
-    model: Name = "all-MiniLM-L6-v2"
-    """Encoder: a name or a folder that sentence-transformers can load."""
-
-    scripts: Annotated[tuple[str, ...], AfterValidator(check_scripts)] = ()
-    """Scripts the encoder was trained for; empty: what is known of it, else Latin."""
-
-    models_dir: Path | None = None
-    """Folder of exported encoders; not set: `models` in the data folder."""
-
-    device: Literal["cpu", "cuda"] = "cpu"
-    """Where the encoder runs."""
-
-    threads: int = Field(default=1, ge=1, le=256)
-    """Threads of the encoder on the CPU."""
-
-    max_batch: int = Field(default=16, ge=1, le=1024)
-    """Most texts encoded together."""
-
-    max_queued: int = Field(default=256, ge=1, le=65_536)
-    """Most texts that wait for the encoder; further look-ups are turned away at once."""
-
-    index: Literal["faiss", "vector-set"] = "faiss"
-    """Where vectors lie: in the embedding process, or in a Redis 8."""
-
-    index_url: Annotated[str, AfterValidator(check_redis_url)] = Field(default="", repr=False)
-    """`redis://` or `rediss://` of the Redis 8, single or a cluster, for `index = "vector-set"`."""
-
-    index_memory_mb: int = Field(default=2048, ge=16, le=1_048_576)
-    """Memory for vectors in the embedding process; colder partitions than fit lie on disk."""
-
-    snapshot_interval_s: float = Field(default=300.0, ge=1, le=_DAY_S)
-    """How often the index is written to disk, if it has changed."""
-
-    @model_validator(mode="after")
-    def _check_index(self) -> Self:
-        if self.index == "vector-set" and not self.index_url:
-            raise ValueError('semantic.index ("vector-set") should come with semantic.index_url')
-        return self
-
-
-class LimitSettings(_Section):
+class LimitSettings(Section):
     """`[limits]`: the largest request that is read."""
 
     body_bytes: int = Field(default=32 * 1024**2, ge=1024, le=_GIB)
@@ -310,7 +201,7 @@ class LimitSettings(_Section):
     """Deepest nesting of a JSON body; deeper ones get 400."""
 
 
-class TenancySettings(_Section):
+class TenancySettings(Section):
     """`[tenancy]`: who shares entries with whom."""
 
     secret: Annotated[Secret, Field(min_length=16)] | None = None
@@ -325,7 +216,7 @@ class TenancySettings(_Section):
     """Tenant name → SHA-256 digests (hexadecimal) of the API keys that belong to it."""
 
 
-class AdminSettings(_Section):
+class AdminSettings(Section):
     """`[admin]`: health and metrics."""
 
     host: Name = "127.0.0.1"
@@ -338,7 +229,7 @@ class AdminSettings(_Section):
     """When set, /metrics asks for it as `Authorization: Bearer`."""
 
 
-class LogSettings(_Section):
+class LogSettings(Section):
     """`[log]`: what is written to standard error."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
@@ -348,7 +239,7 @@ class LogSettings(_Section):
     """Whether each request gets one line."""
 
 
-class RouteSettings(_Section):
+class RouteSettings(Section):
     """`[[routes]]`: what differs for some models; the first route that matches counts."""
 
     models: tuple[Name, ...] = Field(min_length=1)
@@ -379,7 +270,7 @@ class RouteSettings(_Section):
     """Overrides `semantic.history`."""
 
 
-class Settings(_Section):
+class Settings(Section):
     """All settings, in effect and checked."""
 
     server: ServerSettings = ServerSettings()

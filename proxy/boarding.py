@@ -15,11 +15,12 @@ from typing import Final
 from cachestore.leases import Held, Lease
 from proxy.errors import ErrorAnswer
 from proxy.exchange import Exchange, Headers, watching
-from proxy.fetch import MOST_FAILURES, Fetcher, Order, matches_vary
+from proxy.fetch import MOST_FAILURES, Fetcher, Order
 from proxy.forward import Forwarder, failure
 from proxy.lookup.answers import StoredAnswer
 from proxy.lookup.ask import Ask
-from proxy.lookup.policy import Reuse, may_reuse
+from proxy.lookup.heads import matches_vary, may_answer
+from proxy.lookup.policy import Reuse
 from proxy.lookup.single_flight import Flight, FlightFailed, Flights, Landed, Watcher
 from proxy.metrics import Outcome
 from proxy.replies import Replies
@@ -116,9 +117,7 @@ class Boarding:
                 # of whom that is true.
                 trip = replace(trip, forwarded=b"request", found=None)
                 continue
-            if is_leader:
-                return False
-            if flight.landed is not Landed.FAILED:
+            if is_leader or flight.landed is not Landed.FAILED:
                 return False
             if flight.failures >= MOST_FAILURES:
                 # An upstream that is down is not to be asked once by each who waits.
@@ -193,9 +192,7 @@ class Boarding:
             if _has_failed(flight) and await self._serve_stale(trip):
                 return True
             if head is None and isinstance(flight.landed, StoredAnswer):
-                if flight.score is not None or not flight.is_collapsed:
-                    return await self._serve_found(trip, flight.landed, flight.score)
-                return await self._serve_landed(trip, flight.landed)
+                return await self._serve_landed(trip, flight, flight.landed)
             if head is None or head.status != 200:
                 await self._tell_failure(trip, watcher)
                 return True
@@ -220,11 +217,9 @@ class Boarding:
                     return True
             await flight.until(lambda f: f.is_settled or f.is_oversize)
             landed = flight.landed
-            if not isinstance(landed, StoredAnswer):
-                return False
-            if flight.score is not None:
-                return await self._serve_found(trip, landed, flight.score)
-            return await self._serve_landed(trip, landed)
+            return isinstance(landed, StoredAnswer) and await self._serve_landed(
+                trip, flight, landed
+            )
         finally:
             watcher.leave()
 
@@ -252,25 +247,23 @@ class Boarding:
             error = ErrorAnswer(head.status, message, "upstream_failed", headers=retry)
         await exchange.refuse(error, Outcome.UPSTREAM_ERROR)
 
-    async def _serve_landed(self, trip: Trip, landed: StoredAnswer) -> bool:
-        if not matches_vary(landed, trip.exchange.named):
-            return False
-        return await self._replies.collapsed(trip.exchange, trip.ask, landed, trip.forwarded)
+    async def _serve_landed(self, trip: Trip, flight: Flight, landed: StoredAnswer) -> bool:
+        """Answer with the stored response in which a flight has ended.
 
-    async def _serve_found(self, trip: Trip, found: StoredAnswer, score: float | None) -> bool:
-        """Answer with what was stored already by the time this request's turn came.
-
-        Be it that another worker had stored it, or that it is the answer to the same question in
-        other words; `score` says how near those are.
+        It may have been fetched just now, for all who waited; or it was stored already, be it by
+        another worker a moment ago, or as the answer to the same question in other words.
         """
-        outcome = Outcome.HIT_REDIS if score is None else Outcome.HIT_SEMANTIC
-        match may_reuse(found, trip.ask.directives, self._clock(), trip.ask.route.rules):
-            case Reuse() as reuse if matches_vary(found, trip.exchange.named):
-                return await self._replies.replay(
-                    trip.exchange, trip.ask, found, reuse, outcome, score=score
-                )
-            case _:
-                return False
+        exchange, ask = trip.exchange, trip.ask
+        is_new = flight.head is not None or flight.is_collapsed
+        if is_new and flight.score is None:
+            return matches_vary(landed, exchange.named) and await self._replies.collapsed(
+                exchange, ask, landed, trip.forwarded
+            )
+        outcome = Outcome.HIT_REDIS if flight.score is None else Outcome.HIT_SEMANTIC
+        reuse = may_answer(landed, ask, exchange.named, self._clock())
+        return isinstance(reuse, Reuse) and await self._replies.replay(
+            exchange, ask, landed, reuse, outcome, score=flight.score
+        )
 
     async def _serve_stale(self, trip: Trip) -> bool:
         stale = trip.fallback

@@ -22,22 +22,21 @@ from cachestore.vector_record import Meaning
 from proxy.embeddings_batch import briefly, inputs_of, split
 from proxy.lookup.answers import StoredAnswer
 from proxy.lookup.ask import Ask
+from proxy.lookup.heads import Judgement, judge
 from proxy.lookup.keys import input_keys
 from proxy.lookup.peers import Followed, PeerCut, Peers
-from proxy.lookup.policy import DoNotStore, Reason, Store, may_store
+from proxy.lookup.policy import DoNotStore, Reason
 from proxy.lookup.semantic_tier import Near, SemanticTier
 from proxy.lookup.single_flight import Flight, Head, Landed
 from proxy.lookup.tiers import Tiers
 from proxy.metrics import Metrics
 from proxy.upstreams.upstream import (
-    Answer,
     FailedElsewhere,
     Headers,
     UnsendableHeader,
     Upstream,
     UpstreamError,
 )
-from proxy.wire.cache_control import upstream_freshness
 from proxy.wire.endpoint import Endpoint
 from proxy.wire.record import NotStorable, RecordPolicy, record
 
@@ -53,22 +52,6 @@ _WORTH_ANOTHER_TRY: Final = frozenset({408, 425, 429})
 
 _FAULTS: Final = frozenset({Reason.ERROR, Reason.INCOMPLETE, Reason.JSON, Reason.CONTENT_TYPE})
 """Why a 200 is no answer at all, rather than one for its client alone."""
-
-# Replayed beside the content type. CORS fields belong to what a browser must see on every answer.
-_REPLAYED: Final = frozenset(
-    {b"content-type", b"content-language", b"vary", b"openai-version", b"openai-model"}
-    | {b"access-control-allow-origin", b"access-control-allow-credentials"}
-    | {b"access-control-expose-headers"}
-)
-# Where the upstream's caching fields are honoured, so are its other fields (RFC 9111 §3.1), but
-# for those that were about one request or one client.
-_NEVER_REPLAYED: Final = frozenset(
-    {b"set-cookie", b"set-cookie2", b"date", b"age", b"content-length", b"content-encoding"}
-    | {b"cache-status", b"retry-after", b"server-timing", b"www-authenticate", b"alt-svc"}
-    | {b"x-request-id", b"request-id", b"openai-organization", b"openai-project"}
-    | {b"openai-processing-ms", b"cf-ray", b"via", b"authentication-info", b"traceresponse"}
-)
-_NEVER_REPLAYED_PARTS: Final = (b"ratelimit", b"rate-limit", b"request-id", b"trace")
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,9 +223,15 @@ class Fetcher:
         )
         first_byte_s = time.perf_counter() - began
         try:
-            judgement = self._judge(answer, order)
-            head = _head(answer, judgement)
-            flight.begin(head)
+            judgement = judge(
+                answer.status,
+                answer.headers,
+                order.ask,
+                order.named,
+                now=self._clock(),
+                chance=random.random(),
+            )
+            flight.begin(Head(answer.status, answer.headers, judgement.shared, judgement.is_stream))
             async with aclosing(answer.pieces()) as pieces:
                 async for piece in pieces:
                     await flight.append(piece)
@@ -251,7 +240,7 @@ class Fetcher:
         whole_s = time.perf_counter() - began
         self._metrics.upstream_answered(first_byte_s, whole_s)
         flight.end()
-        if head.is_stream:
+        if judgement.is_stream:
             # The stream's last bytes go out before any work on storing them begins.
             await asyncio.sleep(0)
         stored = self._storable(flight, order, judgement, whole_s)
@@ -290,22 +279,8 @@ class Fetcher:
         except ValueError:
             return [briefly(stored)]
 
-    def _judge(self, answer: Answer, order: Order) -> "_Judgement":
-        rules = order.ask.route.rules
-        now = self._clock()
-        freshness = upstream_freshness(answer.headers, now) if rules.honours_upstream else None
-        verdict = may_store(answer.status, freshness, order.ask.ttl_s, rules, random.random())
-        vary = vary_on(answer.headers, order.named)
-        return _Judgement(
-            at=now,
-            verdict=DoNotStore(Reason.VARY) if vary is None else verdict,
-            vary=vary or (),
-            replayed=replayed_headers(answer.headers, rules.honours_upstream),
-            fields=dict(answer.headers),
-        )
-
     def _storable(
-        self, flight: Flight, order: Order, judgement: "_Judgement", whole_s: float
+        self, flight: Flight, order: Order, judgement: Judgement, whole_s: float
     ) -> StoredAnswer | Reason:
         verdict = judgement.verdict
         if flight.is_oversize:
@@ -348,82 +323,3 @@ class Fetcher:
         if has_failed:
             flight.failures += 1
         flight.land(Landed.FAILED if has_failed else Landed.UNSTORABLE)
-
-
-@dataclass(frozen=True, slots=True)
-class _Judgement:
-    """What an answer's head says of storing and sharing it.
-
-    Attributes:
-        at: When it came, in Unix seconds.
-        verdict: Whether it may be stored, as far as the head tells.
-        vary: The request's fields, and their values, that it depends on.
-        replayed: The header fields that replays carry.
-        fields: All header fields, by name.
-    """
-
-    at: float
-    verdict: Store | DoNotStore
-    vary: tuple[tuple[str, str | None], ...]
-    replayed: tuple[tuple[bytes, bytes], ...]
-    fields: dict[bytes, bytes]
-
-
-def _head(answer: Answer, judgement: _Judgement) -> Head:
-    """Return an answer's head, and what of it is for others, should they be let watch it."""
-    is_stream = judgement.fields.get(b"content-type", b"").startswith(b"text/event-stream")
-    shared = None
-    if is_stream and isinstance(judgement.verdict, Store) and not judgement.vary:
-        shared = list(judgement.replayed)
-        # Others watch the bytes as they come.
-        shared += [field for field in answer.headers if field[0] == b"content-encoding"]
-    return Head(answer.status, answer.headers, shared, is_stream)
-
-
-def replayed_headers(headers: Headers, honours_upstream: bool) -> tuple[tuple[bytes, bytes], ...]:
-    """Return the fields of an answer that its replays carry.
-
-    Args:
-        headers: All its end-to-end fields.
-        honours_upstream: Whether the upstream's own caching rules hold (RFC 9111 §3.1).
-    """
-    if not honours_upstream:
-        return tuple(field for field in headers if field[0] in _REPLAYED)
-    return tuple(
-        (name, value)
-        for name, value in headers
-        if name not in _NEVER_REPLAYED and not any(p in name for p in _NEVER_REPLAYED_PARTS)
-    )
-
-
-def vary_on(
-    headers: Headers, request: dict[bytes, bytes]
-) -> tuple[tuple[str, str | None], ...] | None:
-    """Return the request's fields that `headers` says the answer depends on (RFC 9111 §4.1).
-
-    None for `*`: it depends on what no request shows. Left out are content codings, which are
-    undone before storing, and credentials, which are in the key.
-    """
-    names = {
-        name.strip().lower()
-        for field, value in headers
-        if field == b"vary"
-        for name in value.split(b",")
-    }
-    if b"*" in names:
-        return None
-    names -= {b"", b"accept-encoding", b"authorization", b"x-api-key", b"api-key"}
-    return tuple(
-        (name.decode("latin-1"), value.decode("latin-1") if value is not None else None)
-        for name in sorted(names)
-        for value in (request.get(name),)
-    )
-
-
-def matches_vary(answer: StoredAnswer, request: dict[bytes, bytes]) -> bool:
-    """Return whether `request` has the fields that `answer` was given for."""
-    for name, wanted in answer.vary:
-        value = request.get(name.encode("latin-1"))
-        if (value.decode("latin-1") if value is not None else None) != wanted:
-            return False
-    return True

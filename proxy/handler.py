@@ -20,17 +20,17 @@ from proxy.embeddings_batch import Batch, inputs_of
 from proxy.errors import ErrorAnswer
 from proxy.exchange import BodyTooLarge, Exchange, watching
 from proxy.fast_path import FastPath, Known
-from proxy.fetch import matches_vary
 from proxy.forward import Forwarder
 from proxy.lookup.answers import StoredAnswer
 from proxy.lookup.ask import Ask, Reader
+from proxy.lookup.heads import may_answer
 from proxy.lookup.keys import Unkeyable, exact_key, input_keys
-from proxy.lookup.policy import Bypass, Reason, Refuse, Reuse, may_look_up, may_reuse
+from proxy.lookup.policy import Bypass, Reason, Refuse, Reuse, may_look_up
 from proxy.lookup.semantic_tier import Near, SemanticTier
 from proxy.lookup.tiers import Tiers
 from proxy.metrics import Metrics, Outcome
 from proxy.replies import Replies
-from proxy.wire.endpoint import Endpoint, Form
+from proxy.wire.endpoint import Endpoint
 from proxy.wire.request import BadRequest, Unreadable, read_request
 
 _MOST_INPUTS: Final = 2048
@@ -150,7 +150,7 @@ class Handler:
                     case lease:
                         trip = replace(trip, found=lease)
         if answer is not None:
-            match self._may_reuse(exchange, ask, answer):
+            match may_answer(answer, ask, exchange.named, self._clock()):
                 case Reuse() as reuse:
                     if await self._replies.replay(exchange, ask, answer, reuse, tier):
                         if reuse.revalidate:
@@ -172,16 +172,15 @@ class Handler:
         await self._boarding.answer(trip)
 
     async def _answer_as_meant(self, exchange: Exchange, ask: Ask) -> bool:
-        """Answer with what answers the same question in other words, if there is such."""
-        found = await self._semantic.look_up(ask)
+        """Answer with what answers the same question in other words, if there is such.
+
+        No alias is left: `only-if-cached` asks what there is, and changes nothing of it.
+        """
+        async with watching(exchange):
+            found = await self._semantic.look_up(ask)
         return isinstance(found, Near) and await self._replies.replay(
             exchange, ask, found.answer, found.reuse, Outcome.HIT_SEMANTIC, score=found.score
         )
-
-    def _may_reuse(self, exchange: Exchange, ask: Ask, answer: StoredAnswer) -> Reuse | Refuse:
-        if not matches_vary(answer, exchange.named):
-            return Refuse(Reason.VARY)
-        return may_reuse(answer, ask.directives, self._clock(), ask.route.rules)
 
     def _learn(self, exchange: Exchange, ask: Ask, key: bytes) -> None:
         """Let the same bytes take the fast path from now on."""
@@ -189,8 +188,7 @@ class Handler:
         # The `cache` field counts, but is not among the bytes that were kept.
         if self._fast_path is None or "cache" in request.body:
             return
-        form = Form.SSE if request.is_stream else Form.JSON
-        known = Known(key, request.endpoint, form, request.include_usage, len(ask.content))
+        known = Known(key, request.endpoint, request.form, request.include_usage, len(ask.content))
         self._fast_path.learn(exchange.target, exchange.named, ask.content, known)
 
     async def _fetch_anew(self, exchange: Exchange, ask: Ask, key: bytes) -> None:
@@ -208,7 +206,9 @@ class Handler:
             return
         known: dict[bytes, tuple[StoredAnswer, Reuse]] = {}
         for key, answer in (await self._tiers.fetch_many(keys)).items():
-            reuse = self._may_reuse(exchange, ask, answer)
+            if answer is None:
+                continue
+            reuse = may_answer(answer, ask, exchange.named, self._clock())
             if isinstance(reuse, Reuse):
                 known[key] = answer, reuse
         batch = Batch(inputs, keys, {key: answer for key, (answer, _) in known.items()})

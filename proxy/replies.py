@@ -127,7 +127,7 @@ class Replies:
         outcome: Outcome,
     ) -> bool:
         request = ask.request
-        form = Form.SSE if request.is_stream else Form.JSON
+        form = request.form
         template = self._tiers.template(answer, form, request.include_usage)
         if template is None:
             return False

@@ -62,7 +62,7 @@ def serve(settings: Settings, reload: Callable[[], Settings]) -> int:
     logs.configure(settings.log.level)
     try:
         return asyncio.run(_serve(settings, reload))
-    except (ListenError, DataFolderError, SettingsError) as error:
+    except (ListenError, DataFolderError) as error:
         _log.error("%s", error)
         return 1
 

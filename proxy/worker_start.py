@@ -8,7 +8,8 @@ from typing import BinaryIO, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from config.settings import REVEAL_SECRETS, Settings
+from config.section import REVEAL_SECRETS
+from config.settings import Settings
 
 
 class WorkerStart(BaseModel):

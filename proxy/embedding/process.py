@@ -25,7 +25,7 @@ from cachestore.change_log import ChangeLog
 from cachestore.errors import StoreError
 from cachestore.redis_link import RedisLink
 from cachestore.vector_records import VectorRecords
-from config.settings import SemanticSettings
+from config.semantic import SemanticSettings
 from embeddings import http_server
 from embeddings.batching import Batcher
 from embeddings.encoder import Encoder

@@ -9,8 +9,8 @@ from typing import BinaryIO, Final, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from config.load import SettingsError
-from config.settings import REVEAL_SECRETS, Settings
+from config.section import REVEAL_SECRETS
+from config.settings import Settings
 
 SOCKET_NAME: Final = "embeddings.sock"
 ONE_BLAS_THREAD: Final = {"OPENBLAS_NUM_THREADS": "1"}
@@ -64,22 +64,11 @@ def decided(settings: Settings, own_address: str) -> Settings:
     """Return `settings` with `semantic.mode` and `semantic.address` as they come to.
 
     Args:
-        settings: As they were read.
+        settings: As `config.load` has read them, which refuses a mode that cannot be.
         own_address: Where an embedding process of our own listens, if one is needed.
-
-    Raises:
-        SettingsError: The mode needs what is not installed.
     """
     semantic = settings.semantic
-    can_run = bool(semantic.address) or is_installed()
-    mode = semantic.mode or ("on" if can_run else "off")
-    if mode != "off" and not can_run:
-        raise SettingsError(
-            [
-                f'semantic.mode ("{mode}"): needs the extra "semantic" (make install '
-                "EXTRAS=semantic), or the semantic.address of an embedding process"
-            ]
-        )
+    mode = semantic.mode or ("on" if semantic.address or is_installed() else "off")
     address = semantic.address if mode == "off" else semantic.address or own_address
     changed = semantic.model_copy(update={"mode": mode, "address": address})
     return settings.model_copy(update={"semantic": changed})

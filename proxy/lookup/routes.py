@@ -6,7 +6,8 @@ from typing import Final
 
 from cachetools import LRUCache
 
-from config.settings import RouteSettings, SemanticMode, Settings
+from config.semantic import SemanticMode
+from config.settings import RouteSettings, Settings
 from proxy.lookup.policy import RouteRules
 
 _REMEMBERED_MODELS: Final = 1000

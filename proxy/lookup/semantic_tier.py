@@ -2,8 +2,8 @@
 
 The embedding process says which stored questions are near; the response itself is fetched from the
 exact tier, by the rules that hold there. A response that is gone is a miss, and its vector goes
-too. A fault, or a look-up that takes too long, is a miss; it is caught and counted here and nowhere
-else.
+too; one that could not be fetched is a miss, and nothing follows from it. A fault, or a look-up
+that takes too long, is a miss; it is caught and counted here and nowhere else.
 """
 
 import asyncio
@@ -23,7 +23,6 @@ from proxy.lookup.keys import Unkeyable
 from proxy.lookup.meaning import ExactOnly, Question, earlier, question_of
 from proxy.lookup.policy import Reuse, may_reuse
 from proxy.lookup.tiers import Tiers
-from proxy.wire.endpoint import Form
 
 _NEIGHBOURS: Final = 4
 """How many are asked for: the nearest may have expired, or not be what the request will have."""
@@ -44,6 +43,8 @@ class Looked(StrEnum):
     """What was near enough has left the store."""
     NOT_REUSED = "not-reused"
     """What was near enough may not answer this request, by its directives or its age."""
+    FAILED = "failed"
+    """What was near enough could not be fetched, as Redis failed."""
     SCRIPT = "script"
     """The encoder was not trained for a script in the text."""
     LONG = "long"
@@ -223,14 +224,20 @@ class SemanticTier:
         if not found.matches:
             return Looked.NOTHING, None
         self._observer.nearest(found.matches[0].score)
+        near = [match for match in found.matches if match.score >= self._min_score]
         outcome = Looked.FAR
-        for match in found.matches:
-            if match.score < self._min_score:
-                break
+        fetched: dict[bytes, StoredAnswer | None] | None = None
+        for match in near:
             answer = self._tiers.peek(match.key)
             if answer is None or answer.key != match.key:
                 # Not by an alias: near to what was near is not near.
-                answer = await self._tiers.fetch(match.key)
+                if fetched is None:
+                    # All in one trip: seldom more than one, and the deadline is short.
+                    fetched = await self._tiers.fetch_many([one.key for one in near])
+                if match.key not in fetched:
+                    outcome = Looked.FAILED
+                    continue
+                answer = fetched[match.key]
             if answer is None or not answer.is_kept(self._clock()):
                 self._embeddings.remove_soon([match.key])
                 outcome = Looked.GONE
@@ -249,8 +256,7 @@ class SemanticTier:
 
     def _can_be_sent(self, ask: Ask, answer: StoredAnswer) -> bool:
         request = ask.request
-        form = Form.SSE if request.is_stream else Form.JSON
-        return self._tiers.template(answer, form, request.include_usage) is not None
+        return self._tiers.template(answer, request.form, request.include_usage) is not None
 
 
 class NoSemanticTier(SemanticTier):

@@ -144,9 +144,19 @@ class Tiers:
             self._failed("lease", error)
             return None
 
-    async def fetch_many(self, keys: Sequence[bytes]) -> dict[bytes, StoredAnswer]:
-        """Return what memory or Redis holds under `keys`."""
-        found = {key: answer for key in keys if (answer := self._memory.peek(key)) is not None}
+    async def fetch_many(self, keys: Sequence[bytes]) -> dict[bytes, StoredAnswer | None]:
+        """Return what memory or, in one trip for all the others, Redis holds under `keys`.
+
+        Aliases are not followed.
+
+        Returns:
+            None for a key under which nothing is stored. A key that is missing could not be asked
+            for: whether there is something is unknown.
+        """
+        found: dict[bytes, StoredAnswer | None] = {}
+        for key in keys:
+            if (held := self._memory.peek(key)) is not None:
+                found[key] = held
         missing = [key for key in dict.fromkeys(keys) if key not in found]
         if not missing:
             return found
@@ -157,15 +167,8 @@ class Tiers:
             self._failed("get", error)
             return found
         self._observer.looked_up("redis", time.perf_counter() - began)
-        for entry in stored:
-            if entry is None:
-                continue
-            try:
-                answer = read_stored(entry)
-            except ValueError:
-                continue
-            self.keep(answer)
-            found[entry.key] = answer
+        for key, entry in zip(missing, stored, strict=True):
+            found[key] = None if entry is None else self._take_up(key, entry)
         return found
 
     def _failed(self, operation: str, error: StoreError) -> None:
@@ -243,7 +246,7 @@ class Tiers:
             self._aliases.clear()
         else:
             for key in keys:
-                # Told of an alias, too; never of both under one key, as an entry comes first.
+                # Told of an alias, too: it may have gone, or lead elsewhere.
                 self._aliases.pop(key, None)
                 if self._memory.drop(key):
                     self._observer.evicted("invalidated")

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 import orjson
 
-from proxy.wire.endpoint import Endpoint
+from proxy.wire.endpoint import Endpoint, Form
 
 JsonObject = dict[str, Any]
 
@@ -82,6 +82,11 @@ class CacheableRequest:
     model: str
     is_stream: bool
     include_usage: bool
+
+    @property
+    def form(self) -> Form:
+        """The form in which the answer is wanted."""
+        return Form.SSE if self.is_stream else Form.JSON
 
 
 def read_request(endpoint: Endpoint, raw: bytes, max_depth: int) -> CacheableRequest | Unreadable:

@@ -12,7 +12,8 @@ from pydantic import BaseModel, SecretStr
 
 from config.load import FLAGS, Loaded, SettingsError, data_folder, find_config_file, load
 from config.masking import SECRET_KEYS, mask, mask_url
-from config.settings import REVEAL_SECRETS, Settings
+from config.section import REVEAL_SECRETS
+from config.settings import Settings
 
 WriteFile = Callable[[str], Path]
 
@@ -416,6 +417,31 @@ def test_an_upstream_is_needed_only_to_serve() -> None:
     load(None, {"upstream.base_url": "http://h"}, {}, is_upstream_needed=True)
     with pytest.raises(SettingsError, match=r"upstream\.base_url: not set"):
         load(None, {}, {}, is_upstream_needed=True)
+
+
+@pytest.mark.parametrize("mode", ["on", "shadow"])
+def test_a_semantic_mode_that_cannot_be_names_where_it_was_set_and_what_would_do(
+    mode: str, write: WriteFile
+) -> None:
+    """Not a tier that silently never hits; and beside the other mistakes, not after them."""
+    file = write(f'[semantic]\nmode = "{mode}"')
+
+    with pytest.raises(SettingsError) as caught:
+        load(file, {}, {}, is_upstream_needed=True, can_embed=False)
+
+    mistake = f"semantic.mode = '{mode}' ({file}): needs the extra"
+    assert len(caught.value.mistakes) == 2
+    assert caught.value.mistakes[1].startswith(mistake)
+    for right in ('"off"', "EXTRAS=semantic", "semantic.address"):
+        assert right in caught.value.mistakes[1]
+
+
+@pytest.mark.parametrize(
+    "semantic", [{}, {"mode": "off"}, {"mode": "on", "address": "http://gpu-host:8200"}]
+)
+def test_without_the_extra_the_tier_may_be_off_or_elsewhere(semantic: dict[str, str]) -> None:
+    """A worker needs nothing of the extra; its host need not have it."""
+    load(None, {}, {"RECOLLECT_SEMANTIC": json.dumps(semantic)}, can_embed=False)
 
 
 def test_a_named_file_must_exist(tmp_path: Path) -> None:

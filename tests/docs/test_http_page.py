@@ -7,9 +7,9 @@ from dataclasses import fields
 
 import pytest
 
-from proxy.fetch import _REPLAYED
 from proxy.handler import _FORWARDED
 from proxy.lookup.answers import StoredAnswer
+from proxy.lookup.heads import REPLAYED
 from proxy.lookup.keys import _DEFAULTS, _LEFT_OUT, _NOT_IN_KEY, _NULLABLE
 from proxy.lookup.policy import Reason
 from proxy.lookup.single_flight import Flight, Head
@@ -193,4 +193,4 @@ def test_every_header_that_a_hit_replays_is_documented() -> None:
     """The fields of the upstream that survive in the default mode."""
     named = {code.lower() for code in codes(read(PAGE))}
 
-    assert {name.decode() for name in _REPLAYED} <= named
+    assert {name.decode() for name in REPLAYED} <= named

@@ -274,22 +274,24 @@ class FakeRedis:
         match list(names), list(args):
             case [entry, alias], [prefix]:
                 return values.get(entry) or self._followed(alias, prefix)
-            case [entry, lease, *alias], [token, _, *prefix] if len(alias) == len(prefix):
+            case [entry, alias, lease, *record], [token, raw, _, *fields] if b":a:" in alias:
+                written = self._written(entry, lease, token, raw)
+                if written == 1:
+                    values.pop(alias, None)
+                if written == 1 and record:
+                    values[record[0]] = b"".join(fields)
+                return written
+            case [alias, lease, target], [token, raw] if b":a:" in alias:
+                return self._written(alias, lease, token, raw if target in values else None)
+            case [entry, lease, *aliases], [token, _, *prefix]:
                 if entry in values:
                     return values[entry]
-                if alias and (found := self._followed(alias[0], prefix[0])):
+                if aliases and (found := self._followed(aliases[0], prefix[0])):
                     return found
                 if lease in values:
                     return [values[lease]]
                 values[lease] = token
                 return 1
-            case [alias, lease, target], [token, raw]:
-                return self._written(alias, lease, token, raw if target in values else None)
-            case [entry, lease, *record], [token, raw, _, *fields]:
-                written = self._written(entry, lease, token, raw)
-                if written == 1 and record:
-                    values[record[0]] = b"".join(fields)
-                return written
             case [name], [token, _]:
                 return int(values.get(name) == token)
             case [name], [token] if b":l:" in name:

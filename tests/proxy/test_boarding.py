@@ -56,6 +56,28 @@ async def test_a_thousand_equal_requests_are_one_upstream_call() -> None:
     assert statuses.count("recollect; fwd=miss; collapsed") == 999
 
 
+async def test_all_who_wait_for_what_another_worker_has_stored_meanwhile_hit() -> None:
+    """Nothing was fetched for any of them: who leads and who follows is told the same."""
+    upstream = FakeUpstream(json_play("old"), json_play("new"))
+    sections = {"ttl_s": 60.0}
+    one = Worker(upstream, cache=sections)
+    other = Worker(upstream, one.redis, clock=one.clock, cache=sections)
+    await one.get(chat())
+    await settle()
+    one.clock.now += 61
+    await other.get(chat())
+    await settle()
+
+    # The old one is still in this worker's memory; the flight finds the new one.
+    calls = [one.ask(chat()) for _ in range(3)]
+    for call in calls:
+        await call.done()
+
+    assert upstream.calls == 2
+    assert {content_of(call) for call in calls} == {"new"}
+    assert {call.cache_status for call in calls} == {"recollect; hit; ttl=60; detail=exact"}
+
+
 async def test_each_follower_gets_an_id_of_its_own() -> None:
     """Promise 1: `id` is fresh on every answer that did not come straight from upstream."""
     worker = Worker(FakeUpstream(json_play()))

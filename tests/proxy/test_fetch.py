@@ -4,10 +4,11 @@ import asyncio
 from collections.abc import Sequence
 
 import pytest
+from prometheus_client import REGISTRY
 
+from cachestore.errors import StoreRefused
 from cachestore.leases import lease_key
 from embeddings.client import EmbeddingsUnavailable
-from proxy.fetch import matches_vary, replayed_headers, vary_on
 from proxy.upstreams.upstream import UpstreamCut
 from tests.proxy.fakes import (
     ASKED,
@@ -303,63 +304,6 @@ async def test_own_lease_without_a_flight_is_not_waited_for() -> None:
     assert (await worker.get(chat())).json["choices"][0]["message"]["content"] == "new"
 
 
-# Header fields.
-
-
-@pytest.mark.parametrize(
-    ("vary", "expected"),
-    [
-        ([], ()),
-        ([b"Accept-Encoding"], ()),
-        ([b"Authorization, X-API-Key, Api-Key"], ()),
-        ([b"X-B, x-a"], (("x-a", "1"), ("x-b", None))),
-        ([b"x-a", b" X-A ,, "], (("x-a", "1"),)),
-        ([b"x-a, *"], None),
-    ],
-)
-def test_answer_depends_on_the_fields_that_vary_names(
-    vary: list[bytes], expected: tuple[tuple[str, str | None], ...] | None
-) -> None:
-    """RFC 9111 §4.1, but for codings, which are undone, and credentials, which are in the key."""
-    headers = [(b"vary", value) for value in vary]
-
-    assert vary_on(headers, {b"x-a": b"1", b"authorization": b"Bearer x"}) == expected
-
-
-@pytest.mark.parametrize(
-    ("headers", "replayed"),
-    [
-        (
-            [(b"content-type", b"a"), (b"x-own", b"b")],
-            [[b"content-type"], [b"content-type", b"x-own"]],
-        ),
-        ([(b"set-cookie", b"a"), (b"retry-after", b"1")], [[], []]),
-        ([(b"x-ratelimit-reset", b"a"), (b"anthropic-ratelimit-x", b"1")], [[], []]),
-        ([(b"x-amzn-request-id", b"a"), (b"x-trace-id", b"1")], [[], []]),
-        ([(b"date", b"a"), (b"age", b"1"), (b"content-encoding", b"gzip")], [[], []]),
-        ([(b"access-control-allow-origin", b"*")], [[b"access-control-allow-origin"]] * 2),
-    ],
-)
-def test_replays_carry_only_fields_that_are_about_the_answer(
-    headers: list[tuple[bytes, bytes]], replayed: list[list[bytes]]
-) -> None:
-    """Promise 20, in both modes."""
-    for honours_upstream, names in zip((False, True), replayed, strict=True):
-        assert [name for name, _ in replayed_headers(headers, honours_upstream)] == names
-
-
-async def test_answer_matches_the_request_it_was_given_for() -> None:
-    """A field that was absent must be absent."""
-    worker = Worker(FakeUpstream(json_play(headers=[(b"vary", b"x-a, x-b")])))
-    await worker.get(chat(), headers={"x-a": "1"})
-    (answer,) = worker.memory._values.values()
-
-    assert matches_vary(answer, {b"x-a": b"1", b"x-c": b"3"})
-    assert not matches_vary(answer, {b"x-a": b"2"})
-    assert not matches_vary(answer, {})
-    assert not matches_vary(answer, {b"x-a": b"1", b"x-b": b""})
-
-
 # The same question in other words.
 
 
@@ -484,6 +428,65 @@ async def test_alias_that_cannot_be_stored_does_not_spoil_the_answer(fault: str)
     assert "detail=exact" in again.cache_status
     assert upstream.calls == 1
     assert not worker.redis.names("a")
+
+
+class ForgetfulRedis(FakeRedis):
+    """Forgets its scripts, and is gone when one is sent again.
+
+    Attributes:
+        is_forgetful: Whether it does so with the next alias.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_forgetful = False
+
+    def run(self, words: Sequence[bytes]) -> object:
+        """Run one command."""
+        if self.is_forgetful and words[0] == b"EVALSHA" and b":a:" in words[3]:
+            self.is_down = True
+            return StoreRefused("NOSCRIPT")
+        return super().run(words)
+
+
+async def test_alias_that_redis_never_saw_costs_no_answer_now_or_next_time() -> None:
+    """The script was forgotten, and the connection lost with the second try."""
+    embeddings, redis = FakeEmbeddings(), ForgetfulRedis()
+    worker = Worker(FakeUpstream(json_play("as asked first")), redis, embeddings=embeddings)
+    await learn(worker, embeddings)
+    await worker.get(chat(IN_OTHER_WORDS))  # from now on the script is named by its hash alone
+    await settle()
+    aliases = redis.names("a")
+    redis.is_forgetful = True
+    third = chat("Tell me how many inhabitants the city of Paris has.")
+    worker.metrics.flush()
+    before = faults()
+
+    found = await worker.get(third)
+    await settle()
+    in_memory = await worker.get(third)
+    worker.metrics.flush()
+    counted = faults() - before
+    redis.is_forgetful = redis.is_down = False
+    worker.forget()  # as after each reconnect
+    again = await worker.get(third)
+    await settle()
+    from_now_on = await worker.get(third)
+
+    assert redis.names("a")[: len(aliases)] == aliases
+    details = ["semantic", "exact", "semantic", "exact"]
+    for call, detail in zip([found, in_memory, again, from_now_on], details, strict=True):
+        assert call.status == 200
+        assert f"detail={detail}" in call.cache_status
+        assert call.json["choices"] == found.json["choices"]
+    assert worker.upstream.calls == 1
+    assert counted == 1
+
+
+def faults() -> float:
+    """Return how many writes to Redis have failed so far, in this process."""
+    labels = {"operation": "put", "kind": "unavailable"}
+    return REGISTRY.get_sample_value("recollect_redis_errors_total", labels) or 0.0
 
 
 async def test_alias_of_what_has_just_gone_is_not_made() -> None:

@@ -664,6 +664,36 @@ async def test_only_if_cached_is_answered_by_the_answer_to_other_words() -> None
     assert (missed.status, missed.error_code) == (504, "not_cached")
 
 
+async def test_only_if_cached_in_other_words_changes_nothing() -> None:
+    """It asks what there is: neither an alias nor a lease is left, nothing is learnt."""
+    embeddings = FakeEmbeddings()
+    worker = Worker(FakeUpstream(json_play("first")), embeddings=embeddings)
+    await learn(worker, embeddings)
+    before = dict(worker.redis.values)
+
+    for _ in range(2):
+        call = await worker.get(chat(IN_OTHER_WORDS), headers={"cache-control": "only-if-cached"})
+        await settle()
+        assert "detail=semantic" in call.cache_status
+
+    assert worker.redis.values == before
+
+
+async def test_only_if_cached_whose_client_has_left_is_looked_up_no_further() -> None:
+    """As in a flight: nobody is waiting for it."""
+    embeddings = FakeEmbeddings()
+    worker = Worker(FakeUpstream(json_play("first")), embeddings=embeddings)
+    await learn(worker, embeddings)
+    embeddings.gate = asyncio.Event()
+    call = worker.ask(chat(IN_OTHER_WORDS), headers={"cache-control": "only-if-cached"})
+    await settle()
+
+    call.leave()
+    await call.done()
+
+    assert call.status == 0
+
+
 async def test_only_if_cached_that_refuses_its_own_words_answer_gets_no_other() -> None:
     """What it refused is nearer than anything in other words."""
     embeddings = FakeEmbeddings()

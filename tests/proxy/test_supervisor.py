@@ -478,18 +478,17 @@ def test_a_reload_switches_the_semantic_tier_on_and_off(
     assert embedding_pids(server) == []
 
 
-def test_a_semantic_tier_that_cannot_be_is_an_error_at_the_start(tmp_path: Path) -> None:
-    """Without the extra: exit code 1, and what to do about it."""
+def test_a_semantic_tier_that_cannot_be_is_a_wrong_setting(tmp_path: Path) -> None:
+    """Without the extra: exit code 2, where it was set, and what to do about it."""
     (tmp_path / "sitecustomize.py").write_text("import sys; sys.modules['onnxruntime'] = None\n")
+    (tmp_path / "recollect.toml").write_text('[semantic]\nmode = "on"\n')
     others = os.environ.get("PYTHONPATH", "")
 
     code, stderr = failing_start(
-        tmp_path,
-        RECOLLECT_SEMANTIC__MODE="on",
-        PYTHONPATH=f"{tmp_path}{os.pathsep}{others}".rstrip(os.pathsep),
+        tmp_path, PYTHONPATH=f"{tmp_path}{os.pathsep}{others}".rstrip(os.pathsep)
     )
 
-    assert code == 1
-    assert "semantic.mode" in stderr
+    assert code == 2
+    assert f"semantic.mode = 'on' ({tmp_path / 'recollect.toml'})" in stderr
     assert "EXTRAS=semantic" in stderr
     assert "Traceback" not in stderr

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from config.load import SettingsError, load
-from config.settings import SemanticMode, Settings
+from config.load import load
+from config.semantic import SemanticMode
+from config.settings import Settings
 from proxy.embedding.start import EmbeddingStart, decided, is_installed
 
 OWN = "unix:///run/recollect/embeddings.sock"
@@ -69,14 +70,6 @@ def test_without_the_extra_only_a_process_elsewhere_can_be_asked(
     """A worker needs nothing of the extra; its host need not have it."""
     assert not is_installed()
     assert come_to(mode=mode, address=address) == effective
-
-
-@pytest.mark.usefixtures("without_extra")
-@pytest.mark.parametrize("mode", ["on", "shadow"])
-def test_a_mode_that_cannot_be_is_an_error_that_names_it(mode: str) -> None:
-    """Not a tier that silently never hits."""
-    with pytest.raises(SettingsError, match=rf'semantic\.mode \("{mode}"\).*"semantic".*address'):
-        come_to(mode=mode)
 
 
 def test_looking_for_the_extra_imports_nothing_of_it() -> None:

@@ -314,13 +314,57 @@ async def test_what_is_too_far_is_not_even_fetched() -> None:
     assert rig.observer.outcomes == [Looked.GONE]
 
 
-async def test_redis_that_is_down_is_a_miss() -> None:
-    """The embedding process looks for itself whether a response is gone."""
-    rig = Rig(near())
+async def test_all_that_may_answer_is_fetched_in_one_trip() -> None:
+    """The deadline is short, and the nearest may be gone."""
+    keys = [bytes([number]) * 32 for number in range(4)]
+    rig = Rig(*(near(0.99, key) for key in keys))
+    await rig.store(keys[3])
+    rig.redis.commands.clear()
+
+    found = await rig.look_up(asks())
+
+    assert isinstance(found, Near)
+    assert found.answer.key == keys[3]
+    assert rig.redis.commands == ["MGET"]
+    assert rig.embeddings.removed == keys[:3]
+
+
+async def test_redis_is_not_asked_where_the_nearest_is_in_memory() -> None:
+    """Whatever else may be near."""
+    rig = Rig(near(0.99), near(0.98, OTHER_KEY))
+    rig.tiers.keep(await rig.store())
+    rig.redis.commands.clear()
+
+    assert isinstance(await rig.look_up(asks()), Near)
+
+    assert not rig.redis.commands
+
+
+@pytest.mark.parametrize("fault", ["down", "refused"])
+async def test_redis_that_fails_is_a_miss_and_says_nothing_of_what_is_stored(fault: str) -> None:
+    """That it is gone would cost the embedding process its vector, or a look at each."""
+    rig = Rig(near(0.99), near(0.96, OTHER_KEY))
     await rig.store()
+    rig.redis.is_down = fault == "down"
+    rig.redis.refusals["MGET"] = "LOADING"
+
+    assert await rig.look_up(asks()) == meaning(asks())
+
+    assert rig.observer.outcomes == [Looked.FAILED]
+    assert not rig.embeddings.removed
+
+
+async def test_memory_answers_while_redis_fails() -> None:
+    """Even where it does not hold the nearest."""
+    rig = Rig(near(0.99), near(0.96, OTHER_KEY))
+    rig.tiers.keep(await rig.store(OTHER_KEY))
     rig.redis.is_down = True
 
-    assert isinstance(await rig.look_up(asks()), Meaning)
+    found = await rig.look_up(asks())
+
+    assert isinstance(found, Near)
+    assert found.answer.key == OTHER_KEY
+    assert not rig.embeddings.removed
 
 
 @pytest.mark.parametrize(

@@ -101,7 +101,7 @@ async def test_unknown_key_is_a_miss() -> None:
 
     assert rig.tiers.peek(KEY) is None
     assert await rig.tiers.fetch(KEY) is None
-    assert await rig.tiers.fetch_many([KEY, OTHER_KEY]) == {}
+    assert await rig.tiers.fetch_many([KEY, OTHER_KEY]) == {KEY: None, OTHER_KEY: None}
     assert rig.observer.lookups == ["redis", "redis"]
 
 
@@ -116,7 +116,7 @@ async def test_fault_of_redis_is_a_miss_and_is_counted(fault: str, kind: type[St
     lease = rig.leases.draft(KEY)
 
     assert await rig.tiers.fetch(KEY) is None
-    assert await rig.tiers.fetch_many([KEY]) == {}
+    assert await rig.tiers.fetch_many([KEY]) == {}, "not that there is none: nobody knows"
     assert await rig.tiers.fetch_or_lease(KEY) is None
     assert await rig.tiers.store(rig.answer(), None), "it is in memory, and that counts"
     await rig.tiers.release(lease)
@@ -134,7 +134,7 @@ async def test_entry_with_a_sound_checksum_but_no_sense_is_a_miss() -> None:
         await rig.store.put(entry)
 
         assert await rig.tiers.fetch(KEY) is None, head
-        assert await rig.tiers.fetch_many([KEY]) == {}, head
+        assert await rig.tiers.fetch_many([KEY]) == {KEY: None}, head
         assert await rig.tiers.fetch_or_lease(KEY) is None, head
         assert rig.tiers.peek(KEY) is None, head
 

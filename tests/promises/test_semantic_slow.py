@@ -1,0 +1,130 @@
+"""An embedding process that answers, but after the deadline: requests go on without, and rightly.
+
+Unlike one that stands still it keeps its connections busy, and its answers do come in the end.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from embeddings.wire import Found, Neighbour
+from tests.support.fake_upstream import FakeUpstream
+from tests.support.loop_thread import LoopThread
+from tests.support.processes import wait_until
+from tests.support.recollect_server import StartRecollect, chat_body, unique
+from tests.support.redis_server import RedisServer
+from tests.support.semantic import PARAPHRASES, QUESTION, becomes_meant, settings_of
+
+DEADLINE_S = 0.3
+LATE_S = 6.0
+"""So far past the deadline that who waited for it is told from who is on a slow machine."""
+BACK_S = 40.0
+"""A breaker that was opened again and again tries after 10 s at most."""
+LOOK_UPS = "recollect_semantic_lookups_total"
+
+
+class LateService:
+    """Speaks for an embedding process on a UNIX socket, and finds the same near every text.
+
+    Attributes:
+        near: What it finds; None: nothing.
+        late_s: How long each look-up takes.
+        late: How many answers were given late.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.near: bytes | None = None
+        self.late_s = 0.0
+        self.late = 0
+        self._thread = LoopThread("late-service")
+        self._server = self._thread.call(asyncio.start_unix_server(self._serve, path))
+
+    def close(self) -> None:
+        """End it."""
+        self._thread.loop.call_soon_threadsafe(self._server.close)
+        self._thread.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            while True:
+                head = (await reader.readuntil(b"\r\n\r\n")).lower()
+                length = head.partition(b"content-length: ")[2].partition(b"\r\n")[0]
+                await reader.readexactly(int(length or 0))
+                if head.startswith(b"post /look-up "):
+                    content = await self._look_up()
+                    writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(content))
+                    writer.write(content)
+                else:
+                    writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+                await writer.drain()
+        writer.close()
+
+    async def _look_up(self) -> bytes:
+        near, late_s = self.near, self.late_s
+        await asyncio.sleep(late_s)
+        self.late += late_s > 0
+        matches = () if near is None else (Neighbour(near, 0.99),)
+        return Found(matches, "f" * 32, None, b"\0\0\x80?").to_bytes()
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[LateService]:
+    service = LateService(tmp_path / "s")
+    yield service
+    service.close()
+
+
+@pytest.mark.timeout(180)
+def test_a_process_that_answers_late_is_not_waited_for_nor_believed(
+    upstream: FakeUpstream,
+    redis_server: RedisServer,
+    start_recollect: StartRecollect,
+    service: LateService,
+    tmp_path: Path,
+) -> None:
+    """Its answers come when nobody waits any more: to no other question do they belong."""
+    namespace = unique("late").replace(" ", "-")
+    server = start_recollect(
+        upstream.url,
+        redis_server.url,
+        settings_of(
+            workers=1,
+            semantic={"address": f"unix://{tmp_path / 's'}", "deadline_ms": int(DEADLINE_S * 1000)},
+            redis={"namespace": namespace},
+        ),
+    )
+    words = iter(PARAPHRASES)
+    stored = server.chat(QUESTION)
+    with redis_server.client() as client:
+        assert wait_until(lambda: bool(client.keys(f"{namespace}:e:*")), BACK_S)
+        (name,) = client.keys(f"{namespace}:e:*")
+    service.near = bytes.fromhex(name.decode().rpartition(":")[2])
+    assert becomes_meant(server, chat_body(next(words)), timeout_s=BACK_S)
+    before = {each: server.metric(LOOK_UPS, outcome=each) for each in ("deadline", "open")}
+
+    service.late_s = LATE_S
+    misses = [server.chat(next(words)) for _ in range(8)]
+    hit = server.chat(QUESTION)
+    service.near, service.late_s = None, 0.0
+    # When the late answers have come, none of them is taken for one to a later question.
+    assert wait_until(lambda: service.late >= 3, BACK_S)
+    unlike = [server.chat(next(words)) for _ in range(8)]
+
+    for answer in misses + unlike:
+        assert answer.status == 200
+        assert not answer.cache.hit
+        assert answer.cache.stored
+    texts = {answer.text for answer in [stored, *misses, *unlike]}
+    assert len(texts) == 17, "each has an answer of its own"
+    assert max(answer.head_s for answer in misses) < LATE_S
+    assert (hit.cache.detail, hit.text) == ("exact", stored.text)
+
+    def counted(outcome: str) -> float:
+        return server.metric(LOOK_UPS, outcome=outcome) - before[outcome]
+
+    assert wait_until(lambda: counted("deadline") >= 3 and counted("open") > 0, BACK_S)
+    service.near = bytes.fromhex(name.decode().rpartition(":")[2])
+    assert becomes_meant(server, chat_body(next(words)), timeout_s=BACK_S)
