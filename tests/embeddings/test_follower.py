@@ -257,16 +257,16 @@ async def test_a_rebuild_keeps_to_its_rate_and_serves(start: Start, store: FakeS
         store.put(f"text {number}")
     began = time.monotonic()
     host = start(store, rebuild_rate=4000)
-    slowest_s = 0.0
+    answered = 0
 
     while not host.follower.is_ready:
-        asked_at = time.monotonic()
         await host.engine.look_up(PARTITION, "text 0", 1)
-        slowest_s = max(slowest_s, time.monotonic() - asked_at)
+        answered += 1
         await asyncio.sleep(0.005)
 
     assert time.monotonic() - began >= 0.5
-    assert slowest_s < 0.25
+    # Were they held up until its end, one or two would have been answered.
+    assert answered >= 5
 
 
 async def test_what_changes_under_a_rebuild_is_not_missed(start: Start, store: FakeStore) -> None:

@@ -10,11 +10,19 @@ import signal
 import statistics
 import time
 from collections.abc import Iterator
+from functools import partial
+from hashlib import sha256
 from pathlib import Path
 
+import numpy as np
 import pytest
+from redis import Redis
 from sentence_transformers.sentence_transformer.modules import Pooling
 
+from cachestore.entry import StoredResponse
+from cachestore.redis_link import RedisLink
+from cachestore.redis_store import RedisStore
+from cachestore.vector_record import META_FIELD, TEXT_FIELD, Meaning
 from tests.embeddings import tiny_models
 from tests.support.fake_upstream import FakeUpstream
 from tests.support.http_client import exchange, post_bytes
@@ -48,6 +56,9 @@ SLACK_S = 0.5
 """For a busy machine: a request of its own takes some milliseconds."""
 LOOK_UPS = "recollect_semantic_lookups_total"
 SNAPSHOTS = "recollect_index_snapshot_seconds_count"
+NAMESPACE = "recollect"
+INDEXED = "recollect_index_vectors"
+WHERE = ("flat", "graph", "spilled")
 ACKNOWLEDGED_S = 1.5
 """Answers older than this outlive any crash (the append-only file is synced every second)."""
 
@@ -381,6 +392,73 @@ async def test_a_host_that_dies_while_it_learns_loses_nothing_it_has_stored(
     for model in found:
         body = chat_body(PARAPHRASE, model=model)
         assert await asyncio.to_thread(becomes_meant, there, body)
+
+
+@pytest.mark.timeout(180)
+def test_ten_thousand_additions_under_way_on_a_host_that_dies_are_found_by_all(
+    upstream: FakeUpstream, own_redis: RedisServer, start_recollect: StartRecollect, tmp_path: Path
+) -> None:
+    """The log tells the other host, and the one that comes back on what its index had saved."""
+    folders = [tmp_path / "here", tmp_path / "there"]
+    here, there = [
+        wait_listening(
+            start_recollect(upstream.url, own_redis.url, settings_of(), data_folder=folder)
+        )
+        for folder in folders
+    ]
+    assert is_learnt(here, there)
+
+    async def store_while_the_host_dies() -> None:
+        link = RedisLink(own_redis.url, deadline_s=10)
+        await link.start(5)
+        store = RedisStore(link, NAMESPACE, 1 << 20, 1 << 20)
+        rng = np.random.default_rng(7)
+        fingerprint, size = encoder_of(own_redis, NAMESPACE)
+        for batch in range(20):
+            if batch == 10:
+                here.kill()
+            vectors = rng.standard_normal((500, size)).astype("<f4")
+            vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+            await asyncio.gather(
+                *(
+                    store.put(
+                        StoredResponse(
+                            sha256(b"%d" % (500 * batch + at)).digest(),
+                            time.time(),
+                            600.0,
+                            0,
+                            b"",
+                            b"",
+                        ),
+                        None,
+                        Meaning(b"p" * 32, f"{batch} {at}", fingerprint, vector.tobytes()),
+                    )
+                    for at, vector in enumerate(vectors)
+                )
+            )
+        await link.close()
+
+    asyncio.run(store_while_the_host_dies())
+    again = start_recollect(upstream.url, own_redis.url, settings_of(), data_folder=folders[0])
+
+    wait_listening(again)
+    for server in there, again:
+        assert wait_until(partial(holds, server, 10_001), 90.0, 0.5)
+    assert is_learnt(again, there)
+
+
+def holds(server: RecollectServer, vectors: int) -> bool:
+    """Return whether its index holds so many."""
+    return sum(server.metric(INDEXED, state=state) for state in WHERE) == vectors
+
+
+def encoder_of(redis: RedisServer, namespace: str) -> tuple[str, int]:
+    """Return the fingerprint and the dimension that a stored vector record speaks of."""
+    with Redis.from_url(redis.url) as client:
+        [record, *_] = client.scan_iter(f"{namespace}:v:*")
+        fields = client.hgetall(record)
+    [(name, vector)] = [(n, v) for n, v in fields.items() if n not in (META_FIELD, TEXT_FIELD)]
+    return name.decode(), (len(vector) - 16) // 4
 
 
 def test_everything_killed_at_once_is_found_again_in_other_words(
