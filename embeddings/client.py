@@ -14,22 +14,18 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
 from time import monotonic
-from typing import Final, Literal, cast
+from typing import Final, Literal
 
-import httptools
 import orjson
 
 from embeddings.address import Address
-from embeddings.wire import MOST_BODY_BYTES, MOST_KEYS, Found, LookUp, WireError, keys_to_bytes
+from embeddings.breaker import Breaker, BreakerOpen
+from embeddings.client_connection import ClientConnection, Ended
+from embeddings.wire import MOST_KEYS, Found, LookUp, WireError, keys_to_bytes
 
 UnavailableKind = Literal["deadline", "down", "busy", "protocol", "open"]
 
 _MOST_CONNECTIONS: Final = 64
-_MOST_ANSWER_BYTES: Final = MOST_BODY_BYTES + 16 * 1024
-
-_FAILURES_TO_OPEN: Final = 3
-_OPEN_FIRST_S: Final = 0.5
-_OPEN_MAX_S: Final = 10.0
 _LATE_TIMER_S: Final = 0.02
 """A deadline noticed so much too late says that our own event loop stood still."""
 
@@ -67,6 +63,7 @@ class EmbeddingClient:
         token: str | None,
         deadline_s: float,
         on_state: Callable[[bool, str], None] = _ignore,
+        clock: Callable[[], float] = monotonic,
     ) -> None:
         """Prepare a client; it connects when it is asked.
 
@@ -75,6 +72,7 @@ class EmbeddingClient:
             token: Shown as bearer token; None for a UNIX socket.
             deadline_s: The longest a look-up takes, connecting included; above 0.
             on_state: Told when the breaker opens (False, why) and closes (True, "").
+            clock: Seconds that never go back.
 
         Raises:
             ValueError: `address` is none, or `token` cannot stand in a header field.
@@ -88,9 +86,10 @@ class EmbeddingClient:
         if token is not None:
             fields += f"authorization: Bearer {token}\r\n"
         self._look_up_head = _head("/look-up", fields)
-        self._breaker = _Breaker(on_state)
-        self._idle: list[_Connection] = []
-        self._connections: set[_Connection] = set()
+        self._breaker = Breaker(on_state, clock)
+        self._clock = clock
+        self._idle: list[ClientConnection] = []
+        self._connections: set[ClientConnection] = set()
         self._hints = {path: _Hints(_head(path, fields)) for path in ("/add", "/remove")}
         self._teller: asyncio.Task[None] | None = None
         self._is_closed = False
@@ -105,13 +104,16 @@ class EmbeddingClient:
             request = _message(self._look_up_head, look_up.to_bytes())
         except WireError as error:
             raise EmbeddingsUnavailable("protocol", str(error)) from error
-        is_trial = self._breaker.enter()
-        began = monotonic()
         try:
-            async with asyncio.timeout(self._deadline_s):
-                found = Found.from_bytes(await self._ask(request))
+            is_trial = self._breaker.enter()
+        except BreakerOpen as error:
+            raise EmbeddingsUnavailable("open", str(error)) from error
+        began = self._clock()
+        try:
+            found = Found.from_bytes(await self._ask(request, self._deadline_s))
         except EmbeddingsUnavailable as error:
-            if error.kind == "busy":
+            late_s = self._clock() - began - self._deadline_s
+            if error.kind == "busy" or (error.kind == "deadline" and late_s > _LATE_TIMER_S):
                 self._breaker.leave(is_trial)
             else:
                 self._breaker.failed(is_trial, str(error))
@@ -120,13 +122,6 @@ class EmbeddingClient:
             unavailable = EmbeddingsUnavailable("protocol", str(error))
             self._breaker.failed(is_trial, str(unavailable))
             raise unavailable from error
-        except TimeoutError as error:
-            reason = f"no answer within {self._deadline_s * 1000:.0f} ms"
-            if monotonic() - began - self._deadline_s > _LATE_TIMER_S:
-                self._breaker.leave(is_trial)
-            else:
-                self._breaker.failed(is_trial, reason)
-            raise EmbeddingsUnavailable("deadline", reason) from error
         except BaseException:
             self._breaker.leave(is_trial)
             raise
@@ -155,29 +150,39 @@ class EmbeddingClient:
 
     # Connections.
 
-    async def _ask(self, request: bytes) -> bytes:
+    async def _ask(self, request: bytes, deadline_s: float) -> bytes:
         """Return the content of the answer to `request`.
 
         Raises:
-            EmbeddingsUnavailable: There is none, or it is an error.
+            EmbeddingsUnavailable: There is none within `deadline_s`, or it is an error.
         """
+        loop = asyncio.get_running_loop()
+        until = loop.time() + deadline_s
         while True:
             if self._is_closed:
                 raise EmbeddingsUnavailable("down", "closed")
             is_used = bool(self._idle)
             # The newest first: the others may rest until the process closes them.
-            connection = self._idle.pop() if is_used else await self._connected()
+            connection = self._idle.pop() if is_used else await self._connected(until)
+            # The connection ends at the deadline. asyncio.timeout() would do, but took a look-up,
+            # which comes with cold caches, 20 µs longer.
+            timer = loop.call_at(until, connection.end, "overdue", "deadline")
             try:
                 status, content = await connection.ask(request)
-            except _Ended as error:
+            except Ended as error:
+                if error.kind == "deadline":
+                    reason = f"no answer within {deadline_s * 1000:.0f} ms"
+                    raise EmbeddingsUnavailable("deadline", reason) from error
                 if is_used and not connection.has_answered:
                     # It may have been closed for idleness in the moment in which we asked.
                     continue
                 raise EmbeddingsUnavailable(error.kind, error.reason) from error
             except BaseException:
-                # The deadline, or the caller left: its answer must reach nobody.
+                # The caller has left: its answer must reach nobody.
                 connection.end("nobody waits")
                 raise
+            finally:
+                timer.cancel()
             if connection.is_reusable and not self._is_closed:
                 self._idle.append(connection)
             else:
@@ -186,19 +191,23 @@ class EmbeddingClient:
                 return content
             raise _refused(status, content)
 
-    async def _connected(self) -> "_Connection":
+    async def _connected(self, until: float) -> ClientConnection:
         if len(self._connections) >= _MOST_CONNECTIONS:
             raise EmbeddingsUnavailable("busy", "all connections are in use")
-        connection = _Connection(self._forget)
+        connection = ClientConnection(self._forget)
         self._connections.add(connection)
         loop = asyncio.get_running_loop()
         try:
-            if self._address.socket_path:
-                await loop.create_unix_connection(lambda: connection, self._address.socket_path)
-            else:
-                await loop.create_connection(
-                    lambda: connection, self._address.host, self._address.port
-                )
+            async with asyncio.timeout_at(until):
+                if self._address.socket_path:
+                    await loop.create_unix_connection(lambda: connection, self._address.socket_path)
+                else:
+                    await loop.create_connection(
+                        lambda: connection, self._address.host, self._address.port
+                    )
+        except TimeoutError as error:
+            connection.end("not connected")
+            raise EmbeddingsUnavailable("deadline", "not connected in time") from error
         except (OSError, UnicodeError) as error:
             connection.end("not connected")
             reason = getattr(error, "strerror", None) or type(error).__name__
@@ -208,7 +217,7 @@ class EmbeddingClient:
             raise
         return connection
 
-    def _forget(self, connection: "_Connection") -> None:
+    def _forget(self, connection: ClientConnection) -> None:
         self._connections.discard(connection)
         with contextlib.suppress(ValueError):
             self._idle.remove(connection)
@@ -235,9 +244,8 @@ class EmbeddingClient:
     async def _send(self, hints: "_Hints") -> None:
         keys, hints.keys = hints.keys, {}
         if keys and not self._breaker.is_open:
-            with contextlib.suppress(EmbeddingsUnavailable, TimeoutError):
-                async with asyncio.timeout(_TELL_S):
-                    await self._ask(_message(hints.head, keys_to_bytes(list(keys))))
+            with contextlib.suppress(EmbeddingsUnavailable):
+                await self._ask(_message(hints.head, keys_to_bytes(list(keys))), _TELL_S)
 
 
 class _Hints:
@@ -246,167 +254,6 @@ class _Hints:
     def __init__(self, head: str) -> None:
         self.head = head
         self.keys: dict[bytes, None] = {}
-
-
-class _Breaker:
-    """Whether the process is asked: closed (yes), open (no), or one look-up tries it."""
-
-    def __init__(self, on_state: Callable[[bool, str], None]) -> None:
-        self._on_state = on_state
-        self._failures = 0
-        self._open_s = 0.0  # how long it is, or was last, open; 0 while it is closed
-        self._try_at = 0.0
-        self._is_trying = False
-        self._reason = ""
-
-    @property
-    def is_open(self) -> bool:
-        """Whether nobody but one look-up now and then asks."""
-        return self._open_s > 0
-
-    def enter(self) -> bool:
-        """Begin a look-up; one of `succeeded`, `failed` and `leave` must follow.
-
-        Returns:
-            Whether this is the one look-up that tries whether the process is well again.
-
-        Raises:
-            EmbeddingsUnavailable: It is open.
-        """
-        if not self._open_s:
-            return False
-        if self._is_trying or monotonic() < self._try_at:
-            raise EmbeddingsUnavailable("open", self._reason)
-        self._is_trying = True
-        return True
-
-    def succeeded(self) -> None:
-        """The process has answered."""
-        self._failures = 0
-        if self._open_s:
-            self._open_s = 0.0
-            self._is_trying = False
-            self._on_state(True, "")
-
-    def failed(self, is_trial: bool, reason: str) -> None:
-        """It has not, or with nonsense."""
-        self._failures += 1
-        # Failures of look-ups that had begun before it opened change nothing.
-        if is_trial:
-            self._open(min(2 * self._open_s, _OPEN_MAX_S), reason)
-        elif not self._open_s and self._failures >= _FAILURES_TO_OPEN:
-            self._open(_OPEN_FIRST_S, reason)
-            self._on_state(False, reason)
-
-    def leave(self, is_trial: bool) -> None:
-        """Nothing was learnt."""
-        if is_trial:
-            self._is_trying = False
-
-    def _open(self, open_s: float, reason: str) -> None:
-        self._open_s = open_s
-        self._try_at = monotonic() + open_s
-        self._is_trying = False
-        self._reason = reason
-
-
-class _Ended(Exception):
-    """The connection ended before the answer was whole."""
-
-    def __init__(self, kind: UnavailableKind, reason: str) -> None:
-        super().__init__(reason)
-        self.kind: UnavailableKind = kind
-        self.reason = reason
-
-
-class _Connection(asyncio.Protocol):
-    """One request at a time; ends for good at the first thing that is not as it should be.
-
-    Attributes:
-        has_answered: Whether any byte of the current answer has come.
-        is_reusable: Whether another request may follow.
-    """
-
-    def __init__(self, on_end: Callable[["_Connection"], None]) -> None:
-        self._on_end = on_end
-        self._parser = httptools.HttpResponseParser(self)
-        self._transport: asyncio.Transport | None = None
-        self._answer: asyncio.Future[tuple[int, bytes]] | None = None
-        self._content: list[bytes] = []
-        self._received_bytes = 0
-        self._is_whole = False
-        self._has_ended = False
-        self.has_answered = False
-        self.is_reusable = False
-
-    def ask(self, request: bytes) -> asyncio.Future[tuple[int, bytes]]:
-        """Send a request; the future is the answer's status and content, or fails with _Ended."""
-        self._answer = asyncio.get_running_loop().create_future()
-        self._received_bytes = 0
-        self._is_whole = self.has_answered = self.is_reusable = False
-        if self._transport is None or self._has_ended:
-            self._answer.set_exception(_Ended("down", "connection closed"))
-        else:
-            self._transport.write(request)
-        return self._answer
-
-    def end(self, reason: str, kind: UnavailableKind = "down") -> None:
-        """End the connection at once."""
-        if self._has_ended:
-            return
-        self._has_ended = True
-        if self._transport is not None:
-            self._transport.abort()
-        if self._answer is not None and not self._answer.done():
-            self._answer.set_exception(_Ended(kind, reason))
-        self._on_end(self)
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Take over the open connection (asyncio)."""
-        # uvloop's transports are not declared to be asyncio.Transport.
-        self._transport = cast(asyncio.Transport, transport)
-        if self._has_ended:
-            self._transport.abort()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Learn that the connection is closed (asyncio)."""
-        self.end("connection closed")
-
-    def data_received(self, data: bytes) -> None:
-        """Take some of the answer (asyncio)."""
-        answer = self._answer
-        if answer is None or answer.done():
-            self.end("something came that nobody asked for", "protocol")
-            return
-        self.has_answered = True
-        self._received_bytes += len(data)
-        try:
-            self._parser.feed_data(data)
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
-            self.end("not a valid HTTP answer", "protocol")
-            return
-        if self._is_whole:
-            # Only now: behind the answer, in the same bytes, something else may have come.
-            content = self._content
-            whole = content[0] if len(content) == 1 else b"".join(content)
-            answer.set_result((self._parser.get_status_code(), whole))
-        elif self._received_bytes > _MOST_ANSWER_BYTES:
-            self.end("the answer is too long", "protocol")
-
-    def on_message_begin(self) -> None:
-        """Start with an answer (httptools)."""
-        if self._is_whole:
-            raise ValueError("a second answer")
-        self._content = []
-
-    def on_body(self, body: bytes) -> None:
-        """Take some of its content (httptools)."""
-        self._content.append(body)
-
-    def on_message_complete(self) -> None:
-        """End the answer (httptools)."""
-        self._is_whole = True
-        self.is_reusable = self._parser.should_keep_alive()
 
 
 def _head(path: str, fields: str) -> str:

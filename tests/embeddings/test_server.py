@@ -13,8 +13,7 @@ from typing import Any
 import orjson
 import pytest
 
-from embeddings import http_server
-from embeddings.http_server import Server, serve
+from embeddings.http_server import Limits, Server, serve
 from embeddings.wire import MOST_BODY_BYTES, Found, LookUp, keys_to_bytes
 from tests.embeddings.fake_service import FakeService, found_for
 
@@ -82,10 +81,21 @@ def service() -> FakeService:
 
 
 @pytest.fixture
-async def server(service: FakeService, tmp_path: Path) -> AsyncIterator[Server]:
+def limits(request: pytest.FixtureRequest) -> Limits:
+    """What clients may ask: what the test says, or as it is in production."""
+    return getattr(request, "param", Limits())
+
+
+@pytest.fixture
+async def server(service: FakeService, tmp_path: Path, limits: Limits) -> AsyncIterator[Server]:
     """A server on a UNIX socket."""
     server = await serve(
-        lambda: service, f"unix://{tmp_path}/e.sock", None, lambda: b"lookups 1\n", lambda: False
+        lambda: service,
+        f"unix://{tmp_path}/e.sock",
+        None,
+        lambda: b"lookups 1\n",
+        lambda: False,
+        limits=limits,
     )
     yield server
     service.may_end.set()
@@ -264,28 +274,39 @@ async def test_a_client_that_wants_the_connection_closed_gets_it(connect: Connec
         assert await client.is_closed()
 
 
-async def test_slow_and_idle_clients_are_let_go(
-    connect: Connect, service: FakeService, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A request must come whole within a time, and an unused connection ends; a waiting one not."""
-    monkeypatch.setattr(http_server, "_STALL_S", 0.2)
-    monkeypatch.setattr(http_server, "_IDLE_S", 0.4)
-    waiting, half_a_head, half_a_body, idle = [await connect() for _ in range(4)]
+@pytest.mark.parametrize("limits", [Limits(stall_s=0.2, look_every_s=0.05)], indirect=True)
+async def test_slow_clients_are_let_go(connect: Connect, service: FakeService) -> None:
+    """A request must come whole within a time; one that has come may take its time."""
+    waiting = await connect()
     waiting.send(look_up("wait"))
+    await service.has_begun.wait()
+    half_a_head, half_a_body = await connect(), await connect()
     half_a_head.send(b"POST /look-up HTTP/1.1\r\nx:")
     half_a_body.send(look_up("hello")[:-1])
 
-    for client in (half_a_head, half_a_body, idle):
-        assert await client.is_closed()
+    assert await half_a_head.is_closed()
+    assert await half_a_body.is_closed()
     service.may_end.set()
     assert (await waiting.answer())[0] == 200
 
 
+@pytest.mark.parametrize("limits", [Limits(idle_s=1.0, look_every_s=0.05)], indirect=True)
+async def test_idle_clients_are_let_go(connect: Connect, service: FakeService) -> None:
+    """An unused connection ends, one that waits for its answer does not."""
+    waiting = await connect()
+    waiting.send(look_up("wait"))
+    await service.has_begun.wait()
+
+    assert await (await connect()).is_closed()
+    service.may_end.set()
+    assert (await waiting.answer())[0] == 200
+
+
+@pytest.mark.parametrize("limits", [Limits(stall_s=0.3, look_every_s=0.05)], indirect=True)
 async def test_a_client_that_fetches_no_answers_is_let_go(
-    connect: Connect, server: Server, service: FakeService, monkeypatch: pytest.MonkeyPatch
+    connect: Connect, server: Server, service: FakeService
 ) -> None:
     """Its answers do not pile up in memory: none is made while it fetches none, and it is ended."""
-    monkeypatch.setattr(http_server, "_STALL_S", 0.3)
     loop = asyncio.get_running_loop()
     raw = socket.socket(socket.AF_UNIX)
     raw.setblocking(False)
@@ -301,24 +322,31 @@ async def test_a_client_that_fetches_no_answers_is_let_go(
     assert (await (await connect()).ask(look_up("hello")))[0] == 200
 
 
+async def service_rests(service: FakeService) -> None:
+    """Wait until nothing is asked any more: client and server share the loop, whose turns count."""
+    texts, turns = 0, 0
+    while not texts or turns < 100:
+        turns = turns + 1 if len(service.texts) == texts else 0
+        texts = len(service.texts)
+        await asyncio.sleep(0)
+
+
 async def test_a_client_that_fetches_its_answers_late_gets_all(
     connect: Connect, service: FakeService
 ) -> None:
     """They are made when there is room for them, in order."""
     client = await connect()
     client.send(b"".join(look_up(f"question {number}") for number in range(1000)))
-    await asyncio.sleep(0.1)
-    assert len(service.texts) < 1000
+    await service_rests(service)
+    assert 0 < len(service.texts) < 1000
 
     for number in range(1000):
         assert Found.from_bytes((await client.answer())[2]) == found_for(f"question {number}")
 
 
-async def test_more_connections_than_the_bound_are_refused(
-    connect: Connect, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("limits", [Limits(connections=1)], indirect=True)
+async def test_more_connections_than_the_bound_are_refused(connect: Connect) -> None:
     """And those that are there are served on."""
-    monkeypatch.setattr(http_server, "_MOST_CONNECTIONS", 1)
     first = await connect()
     assert (await first.ask(get("/healthz")))[0] == 200
 
@@ -351,6 +379,7 @@ async def test_a_socket_left_by_a_killed_process_is_taken_over(
     assert path.read_text() == "mine"
 
 
+@pytest.mark.parametrize("limits", [Limits(drain_s=30)], indirect=True)
 async def test_closing_answers_what_was_asked(
     connect: Connect, server: Server, service: FakeService
 ) -> None:
@@ -370,11 +399,11 @@ async def test_closing_answers_what_was_asked(
     await closing
 
 
+@pytest.mark.parametrize("limits", [Limits(drain_s=0.05)], indirect=True)
 async def test_closing_does_not_wait_for_long(
-    connect: Connect, server: Server, service: FakeService, monkeypatch: pytest.MonkeyPatch
+    connect: Connect, server: Server, service: FakeService
 ) -> None:
     """A look-up that takes longer than the drain is cancelled."""
-    monkeypatch.setattr(http_server, "_DRAIN_S", 0.05)
     client = await connect()
     client.send(look_up("wait"))
     await service.has_begun.wait()
