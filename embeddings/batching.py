@@ -6,7 +6,7 @@ nothing, as under load the batch before is wait enough.
 """
 
 import asyncio
-import functools
+import contextlib
 import itertools
 import time
 from collections.abc import Sequence
@@ -68,8 +68,13 @@ class Batcher:
         """
         if text not in self._look_ups and len(self._look_ups) >= self._max_queued:
             raise Busy(f"{self._max_queued} texts wait already")
-        [encoded] = await self._encode(self._look_ups, [text])
-        return encoded
+        # A look-up waits for its own future: gather() would be another turn of the loop.
+        [future] = self._put(self._look_ups, [text])
+        try:
+            return await future
+        except BaseException:
+            self._take_back(self._look_ups, [text], [future])
+            raise
 
     async def encode_in_background(self, texts: Sequence[str]) -> list[Vector | Refused]:
         """Return for each of `texts` its vector, or why it has none; look-ups go first.
@@ -78,7 +83,12 @@ class Batcher:
             Busy: The encoder is being closed.
             Exception: Whatever the encoder raised for one of the batches.
         """
-        return await self._encode(self._background, texts)
+        futures = self._put(self._background, texts)
+        try:
+            return await asyncio.gather(*futures)
+        except BaseException:
+            self._take_back(self._background, texts, futures)
+            raise
 
     async def close(self) -> None:
         """Refuse what waits and whatever else comes; return when the running batch is done."""
@@ -90,7 +100,7 @@ class Batcher:
             queue.clear()
         await asyncio.to_thread(self._thread.shutdown)
 
-    async def _encode(self, queue: _Waiting, texts: Sequence[str]) -> list[_Encoded]:
+    def _put(self, queue: _Waiting, texts: Sequence[str]) -> list[asyncio.Future[_Encoded]]:
         if self._is_closed:
             raise Busy("the encoder is being closed")
         loop = asyncio.get_running_loop()
@@ -102,11 +112,7 @@ class Batcher:
             self._is_busy = True
             # In the loop's next turn, so that all who ask in this one are served together.
             loop.call_soon(self._start)
-        try:
-            return await asyncio.gather(*futures)
-        except BaseException:
-            self._take_back(queue, texts, futures)
-            raise
+        return futures
 
     def _take_back(
         self, queue: _Waiting, texts: Sequence[str], futures: Sequence[asyncio.Future[_Encoded]]
@@ -126,9 +132,7 @@ class Batcher:
         self._is_busy = bool(batch)
         if batch:
             self._tell_queued()
-            loop = asyncio.get_running_loop()
-            running = loop.run_in_executor(self._thread, self._run, list(batch))
-            running.add_done_callback(functools.partial(self._finish, batch))
+            self._thread.submit(self._run, asyncio.get_running_loop(), batch, list(batch))
 
     def _next_batch(self) -> _Waiting:
         is_backgrounds_turn = self._look_up_batches >= _LOOK_UP_BATCHES_BEFORE_BACKGROUND
@@ -138,18 +142,30 @@ class Batcher:
         self._look_up_batches += bool(self._background)
         return _take(self._look_ups, self._max_batch, _LOOK_UP_CHARACTERS)
 
-    def _run(self, texts: list[str]) -> tuple[list[_Encoded], float]:
-        """Return what the encoder makes of `texts`, and the seconds it took. In its thread."""
+    def _run(self, loop: asyncio.AbstractEventLoop, batch: _Waiting, texts: list[str]) -> None:
+        """Encode `texts`, and have `_finish` called in the loop. In the encoder's thread.
+
+        Not by run_in_executor(): its two futures take three turns of the loop to say the same.
+        """
         began = time.perf_counter()
-        encoded = self._encoder.encode(texts)
-        return encoded, time.perf_counter() - began
+        encoded: list[_Encoded] = []
+        error: BaseException | None = None
+        try:
+            encoded = self._encoder.encode(texts)
+        except BaseException as raised:
+            error = raised
+        seconds = time.perf_counter() - began
+        with contextlib.suppress(RuntimeError):  # the loop has been closed: nobody waits
+            loop.call_soon_threadsafe(self._finish, batch, encoded, seconds, error)
 
     def _finish(
-        self, batch: _Waiting, running: asyncio.Future[tuple[list[_Encoded], float]]
+        self,
+        batch: _Waiting,
+        encoded: list[_Encoded],
+        seconds: float,
+        error: BaseException | None,
     ) -> None:
-        error = running.exception()
         if error is None:
-            encoded, seconds = running.result()
             self._observer.encoded(len(batch), seconds)
             for futures, each in zip(batch.values(), encoded, strict=True):
                 for future in futures:
