@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from redis.asyncio import RedisCluster
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from cachestore.errors import StoreError, StoreRefused, StoreUnavailable
 from cachestore.redis_cluster import ClusterLink
@@ -152,6 +154,31 @@ async def test_a_killed_node_fails_commands_at_once_until_it_is_back(
         cluster.wait_until_whole()
         await until(lambda: link.is_up)
         assert await link.execute("GET", "key") is None
+
+
+async def test_connections_that_do_not_end_in_time_are_made_anew_all_the_same(
+    redis8_cluster: Redis8Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """redis-py raises if closing takes too long, and a loop that stands still is enough for that."""
+
+    close = RedisCluster.aclose
+
+    async def aclose(client: RedisCluster) -> None:
+        closing.append(True)
+        await close(client)
+        raise RedisTimeoutError("Timed out closing connection")
+
+    closing: list[bool] = []
+    async with linked(redis8_cluster.url) as link:
+        await link.execute("SET", "slow to close", "1")
+        monkeypatch.setattr(RedisCluster, "aclose", aclose)
+        with pytest.raises(StoreUnavailable):
+            await link.execute("BLPOP", "never there", 0)
+        await until(lambda: bool(closing))
+        monkeypatch.undo()
+
+        await until(lambda: link.is_up)
+        assert await link.execute("GET", "slow to close") == b"1"
 
 
 async def test_a_node_that_hangs_costs_no_more_than_the_deadline(
