@@ -18,6 +18,8 @@ BIN := $(VENV)/bin
 STAMPS := $(VENV)/stamps
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 NODE := tests/clients/node
+PYTEST := $(BIN)/coverage run -m pytest
+AT_ONCE := --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 # What decides, without a clock or a network: every branch of it is tested.
 PURE := proxy/wire/*,proxy/lookup/heads.py,proxy/lookup/keys.py,proxy/lookup/meaning.py,proxy/lookup/policy.py
 
@@ -51,19 +53,20 @@ install: $(STAMPS)/base $(WANTED_EXTRAS:%=$(STAMPS)/extra-%)
 run: $(STAMPS)/base $(STAMPS)/extra-semantic $(STAMPS)/extra-demo
 	@exec $(BIN)/python deploy/demo/run_demo.py --end-with-parent --host "$(HOST)" --port "$(PORT)" --workers "$(WORKERS)"
 
-# pytest's closing line is repeated at the end, below the coverage table. A run of chosen tests
-# (ARGS) covers too little to be measured against the limit.
+# Tests that measure time run first, one by one; the others several at once, a module's in one process.
+# A run of chosen tests (ARGS) is one by one, and covers too little to be measured against the limit.
+# pytest's closing lines are repeated at the end, below the coverage table.
 test: $(STAMPS)/base $(STAMPS)/extra-semantic $(STAMPS)/extra-dev $(STAMPS)/extra-demo clients
 	@echo "==> Running the tests"
 	@mkdir -p build
 	@$(BIN)/coverage erase
-	@set -o pipefail; $(BIN)/coverage run -m pytest $(ARGS) 2>&1 | tee build/test.log
+	@set -o pipefail; $(if $(ARGS),$(PYTEST) $(ARGS),($(PYTEST) -m alone && $(PYTEST) -m "not alone" $(AT_ONCE))) 2>&1 | tee build/test.log
 	@echo "==> Coverage"
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report $(if $(ARGS),--fail-under=0)
 	@echo "==> Coverage of the pure modules"
 	@$(BIN)/coverage report --include='$(PURE)' --fail-under=$(if $(ARGS),0,100)
-	@grep -E ' in [0-9.]+s' build/test.log | tail -n 1
+	@grep -E '^=+ .* in [0-9.]+s' build/test.log
 
 check: $(STAMPS)/base $(STAMPS)/extra-semantic $(STAMPS)/extra-dev $(STAMPS)/extra-demo
 	@echo "==> Style"

@@ -28,7 +28,6 @@ REBUILD_RATE: Final = 20_000
 entries take five seconds."""
 
 _BATCH: Final = 500
-_POLL_EVERY_S: Final = 0.1
 _BACKOFF_FIRST_S: Final = 0.1
 _BACKOFF_MAX_S: Final = 2.0
 _AFTER_DEFECT_S: Final = 1.0
@@ -48,6 +47,7 @@ class Follower:
         *,
         cause: RebuildCause = "start",
         rebuild_rate: float = REBUILD_RATE,
+        poll_every_s: float = 0.1,
         snapshot_every_s: float = 300.0,
         tidy_every_s: float = 10.0,
         clock: Callable[[], float] = time.time,
@@ -61,6 +61,7 @@ class Follower:
             observer: Told of lag, rebuilds, snapshots and the index's size.
             cause: Why the index is filled anew, where there is no usable snapshot.
             rebuild_rate: The most records per second a rebuild reads.
+            poll_every_s: How often the log is read, once its end is reached.
             snapshot_every_s: How often the index is saved, if anything has changed.
             tidy_every_s: How often what has expired is dropped from the index.
             clock: Unix seconds.
@@ -71,6 +72,7 @@ class Follower:
         self._observer = observer
         self._cause: RebuildCause = cause
         self._rebuild_rate = rebuild_rate
+        self._poll_every_s = poll_every_s
         self._snapshot_every_s = snapshot_every_s
         self._tidy_every_s = tidy_every_s
         self._clock = clock
@@ -172,7 +174,7 @@ class Follower:
         if len(changes.keys) < _BATCH:
             self._has_failed = False
             self._ready.set()
-            await asyncio.sleep(_POLL_EVERY_S)
+            await asyncio.sleep(self._poll_every_s)
 
     async def _rebuild(self) -> None:
         """Look at every record there is.

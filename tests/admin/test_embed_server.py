@@ -130,7 +130,6 @@ def server(
 Server = tuple[str, "subprocess.Popen[str]"]
 
 
-@pytest.mark.timeout(120)
 def test_health_is_told_to_everyone(server: Server) -> None:
     """Whatever watches it has no token."""
     answer = httpx.get(f"{server[0]}/healthz", trust_env=False)

@@ -32,6 +32,8 @@ from tests.cachestore.redis_rig import (
     until,
 )
 
+pytestmark = pytest.mark.alone
+
 BACK_WITHIN_S = 5.0
 
 

@@ -23,7 +23,6 @@ from run_demo import DemoError, check_port
 pytestmark = [
     pytest.mark.demo,
     pytest.mark.skipif(sys.platform != "linux", reason="reads /proc"),
-    pytest.mark.timeout(120),
 ]
 
 RUN_DEMO = Path(__file__).parents[2] / "deploy" / "demo" / "run_demo.py"

@@ -115,7 +115,6 @@ async def test_flight_goes_on_while_somebody_waits(
 PHASES = ["connected", "in the head", "in the body", "sent", "in the answer"]
 
 
-@pytest.mark.timeout(90)
 async def test_aborts_in_every_phase_exhaust_nothing(
     upstream: FakeUpstream, start_recollect: StartRecollect
 ) -> None:

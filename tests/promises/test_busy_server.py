@@ -21,12 +21,13 @@ from tests.support.recollect_server import (
 )
 from tests.support.redis_server import RedisServer
 
+pytestmark = pytest.mark.alone
+
 WORST_HIT_S = 0.1
 FRESH_S = 0.5
 MEBIBYTE = 1024**2
 
 
-@pytest.mark.timeout(90)
 async def test_hits_stay_fast_beside_slow_neighbours(
     upstream: FakeUpstream, recollect: RecollectServer
 ) -> None:
@@ -145,7 +146,6 @@ async def load(server: RecollectServer, label: str, count: int, aborts: int) -> 
     await asyncio.gather(*(ask(number) for number in range(count + aborts)))
 
 
-@pytest.mark.timeout(120)
 async def test_descriptors_and_memory_return_after_load(small: RecollectServer) -> None:
     """2,000 distinct requests and 200 aborts: as much is open and resident as after 500."""
     (pid,) = small.worker_pids()

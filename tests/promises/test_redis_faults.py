@@ -62,7 +62,6 @@ def ask_twenty(server: RecollectServer) -> list[float]:
     return taken_s
 
 
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize("fault", [fault for fault in Fault if fault is not Fault.PASS])
 def test_requests_are_answered_while_redis_is_spoilt(
     fault: Fault,
@@ -85,7 +84,6 @@ def test_requests_are_answered_while_redis_is_spoilt(
     assert wait_until(lambda: stores_again(server, own_redis), RECOVERY_S)
 
 
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize("fault", [Fault.REFUSE, Fault.BLACK_HOLE, Fault.CORRUPT])
 def test_recollect_starts_beside_a_broken_redis(
     fault: Fault,
@@ -109,7 +107,6 @@ def test_recollect_starts_beside_a_broken_redis(
     assert wait_until(lambda: b"degraded" not in server.get("/readyz").body, RECOVERY_S)
 
 
-@pytest.mark.timeout(120)
 def test_suspended_redis_costs_its_deadline_once(
     upstream: FakeUpstream, own_redis: RedisServer, start_recollect: StartRecollect
 ) -> None:
@@ -126,7 +123,6 @@ def test_suspended_redis_costs_its_deadline_once(
     assert wait_until(lambda: stores_again(server, own_redis), RECOVERY_S)
 
 
-@pytest.mark.timeout(120)
 async def test_redis_killed_under_load(
     upstream: FakeUpstream, own_redis: RedisServer, start_recollect: StartRecollect
 ) -> None:
@@ -372,7 +368,6 @@ def test_redis_with_a_password_and_a_database(
         assert wait_until(lambda: client.dbsize() >= 1, 5)
 
 
-@pytest.mark.timeout(180)
 async def test_answers_are_never_mixed_up(
     upstream: FakeUpstream,
     own_redis: RedisServer,

@@ -404,6 +404,7 @@ def test_without_the_setting_earlier_turns_are_compared_to_the_letter(
         assert peek(server, {"model": model, "messages": messages}).status == 504
 
 
+@pytest.mark.alone
 def test_what_one_host_learns_the_other_serves_within_a_second(
     upstream: FakeUpstream, server: RecollectServer, other_host: RecollectServer
 ) -> None:

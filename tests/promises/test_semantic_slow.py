@@ -77,7 +77,6 @@ def service(tmp_path: Path) -> Iterator[LateService]:
     service.close()
 
 
-@pytest.mark.timeout(180)
 def test_a_process_that_answers_late_is_not_waited_for_nor_believed(
     upstream: FakeUpstream,
     redis_server: RedisServer,

@@ -24,6 +24,8 @@ from tests.support.recollect_server import (
 )
 from tests.support.redis_server import RedisServer
 
+pytestmark = pytest.mark.alone
+
 
 @pytest.fixture(scope="module")
 def pair(upstream: FakeUpstream, redis_server: RedisServer) -> Iterator[RecollectServer]:

@@ -219,7 +219,7 @@ async def miss_times(server: RecollectServer, count: int) -> tuple[list[float], 
     return known, unknown
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.alone
 async def test_clock_does_not_tell_what_another_tenant_asked(
     upstream: FakeUpstream, recollect: RecollectServer
 ) -> None:

@@ -455,7 +455,6 @@ def serving(folder: Path, stderr: int) -> Iterator["subprocess.Popen[bytes]"]:
             process.kill()
 
 
-@pytest.mark.timeout(120)
 def test_a_reload_switches_the_semantic_tier_on_and_off(
     start_recollect: StartRecollect, upstream: FakeUpstream
 ) -> None:
