@@ -22,6 +22,7 @@ from rich.table import Table
 
 from benchmarks import load, scenarios, semantic, servers
 from benchmarks.compare import Size
+from benchmarks.semantic_stage import LeftOut
 
 _TITLE = "Server CPU time per request, 16 connections"
 _COLUMNS = (
@@ -130,7 +131,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     meanings.rows.extend(_semantic_rows(name, quick=options.quick))
                 else:
                     costs.rows.append(_row(name, quick=options.quick))
-            except semantic.LeftOut as reason:
+            except LeftOut as reason:
                 console.print(f"[yellow]{name} was left out:[/yellow]", str(reason), markup=True)
             except (load.UnexpectedAnswer, RuntimeError, OSError) as error:
                 failed = True

@@ -6,6 +6,7 @@ import pytest
 
 from benchmarks import paraphrases, run, semantic, semantic_servers
 from benchmarks.compare import Size
+from benchmarks.semantic_stage import new_texts
 
 _needs_data = pytest.mark.skipif(
     not paraphrases.are_there(), reason="needs the questions that RECOLLECT_DATA names"
@@ -56,7 +57,7 @@ def test_no_new_text_comes_twice() -> None:
     """A text that was asked before would be an exact hit."""
     pairs = [paraphrases.Pair("unused", "What is it that you want?")]
 
-    texts = list(itertools.islice(semantic.new_texts(pairs), 500))
+    texts = list(itertools.islice(new_texts(pairs), 500))
 
     assert len(set(texts)) == 500
     assert pairs[0].asked not in texts

@@ -186,7 +186,7 @@ def test_redis_that_restarts_empty_leaves_nothing_to_be_found(
     for server in here, there:
         assert is_well(server)
         # A worker that has not noticed yet still answers from memory, as it may without Redis.
-        assert wait_until(lambda server=server: is_gone(server, body), BACK_S)
+        assert wait_until(partial(is_gone, server, body), BACK_S)
     fresh = there.chat(PARAPHRASE, model=model)
     assert not fresh.cache.hit
     assert fresh.text != stored.text
