@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from embeddings.faiss_index import FaissIndex
-from embeddings.index import IndexedVector
+from embeddings.index import IndexedVector, Match
 from embeddings.partition import GRAPH_AT
 from tests.embeddings.fakes import CountingObserver
 from tests.embeddings.index_rig import (
@@ -43,6 +43,8 @@ from tests.embeddings.index_rig import (
 )
 
 ROOMY = 1 << 30
+# Room for the names and keys of some thousand vectors, and for few vectors.
+CRAMPED = 800_000
 PARTITIONS = [bytes([number]) * 32 for number in range(20)]
 
 
@@ -61,6 +63,14 @@ async def opened(folder: Path, memory_bytes: int = ROOMY) -> AsyncIterator[Faiss
         yield index
     finally:
         await index.close()
+
+
+async def found_in_time(index: FaissIndex, *args: Any, **kwargs: Any) -> list[int]:
+    """Return what is found once a large partition has come from disk."""
+    async with asyncio.timeout(20):
+        while not (numbers := await found(index, *args, **kwargs)):
+            pass
+    return numbers
 
 
 async def until_graph_holds(index: FaissIndex, count: int) -> None:
@@ -128,6 +138,31 @@ async def test_a_worn_graph_is_made_anew_beside_searches(tmp_path: Path) -> None
         assert await found(index, vectors[7], k=5) != []
 
 
+async def test_a_graph_in_which_the_dead_hide_the_living_is_made_anew(tmp_path: Path) -> None:
+    """Though less than a quarter is dead: a search that found too little tells."""
+    chance = np.random.default_rng(4)
+    centre = unit(chance.standard_normal(8))
+    hidden = unit(-centre + 0.1 * chance.standard_normal(8))
+    close = unit(centre + 0.1 * chance.standard_normal((5000, 8)))
+    others = unit(-centre + 0.3 * chance.standard_normal((16_000, 8)))
+    index = index_in(tmp_path, dimension=8)
+    try:
+        await index.add(entries([*close, *others, hidden]))
+        await until_graph_holds(index, 21_001)
+        await index.remove([key(number) for number in range(5000)])
+        await index.add(entries([hidden]))
+        await until_graph_holds(index, 16_002)
+        before = (await index.stats()).bytes
+        assert await found(index, centre, k=5) == []
+        async with asyncio.timeout(30):
+            # Dead rows are in no count, but in the estimate.
+            while (await index.stats()).bytes > 0.9 * before:
+                pass
+        assert len(await found(index, centre, k=5)) == 5
+    finally:
+        await index.close()
+
+
 async def test_a_graph_whose_last_vector_has_gone_is_gone(tmp_path: Path) -> None:
     """At once, or while it is made anew; the same partition can be filled again."""
     vectors = some_vectors(GRAPH_AT + 600)
@@ -157,13 +192,13 @@ async def test_expiry_in_a_graph(tmp_path: Path) -> None:
 async def test_memory_is_bounded_and_what_is_on_disk_is_found(tmp_path: Path) -> None:
     """The coldest partitions go; a search brings them back."""
     vectors = {name: some_vectors(50, seed=at) for at, name in enumerate(PARTITIONS)}
-    limit = 200_000
+    limit = 400_000
     async with opened(tmp_path, limit) as index:
         for at, name in enumerate(PARTITIONS):
             await index.add(entries(vectors[name], first=100 * at, partition=name))
         stats = await index.stats()
         assert stats.bytes <= limit
-        assert stats.vectors["spilled"] > 400
+        assert stats.vectors["spilled"] > 300
         assert stats.partitions == len(PARTITIONS)
         assert sum(stats.vectors.values()) == 50 * len(PARTITIONS)
 
@@ -184,16 +219,20 @@ async def test_memory_is_bounded_and_what_is_on_disk_is_found(tmp_path: Path) ->
 
 
 async def test_a_graph_goes_to_disk_and_comes_back(tmp_path: Path) -> None:
-    """It takes no memory meanwhile."""
+    """Written and read beside searches; it takes little memory meanwhile."""
     vectors = some_vectors(GRAPH_AT + 300)
-    async with opened(tmp_path, 1) as index:
+    async with opened(tmp_path, CRAMPED) as index:
         await index.add(entries(vectors))
         await until_graph_holds(index, len(vectors))
         await index.remove([key(3)])
         await index.add(entries(vectors[:5], first=90_000, partition=OTHER_PARTITION))
-        stats = await index.stats()
+        async with asyncio.timeout(20):
+            while (stats := await index.stats()).vectors["graph"]:
+                pass
         assert stats.vectors == {"flat": 5, "graph": 0, "spilled": len(vectors) - 1}
-        assert await found(index, vectors[5]) == [5]
+        assert stats.bytes < CRAMPED
+        assert await found(index, vectors[5]) == []
+        assert await found_in_time(index, vectors[5]) == [5]
         assert 3 not in await found(index, vectors[3], k=3)
         assert (await index.stats()).vectors["graph"] == len(vectors) - 1
 
@@ -201,7 +240,7 @@ async def test_a_graph_goes_to_disk_and_comes_back(tmp_path: Path) -> None:
 async def test_what_has_expired_on_disk_is_forgotten(tmp_path: Path) -> None:
     """Nobody may ever search there again."""
     vectors = some_vectors(10)
-    async with opened(tmp_path, 1) as index:
+    async with opened(tmp_path, 40_000) as index:
         for at, name in enumerate(PARTITIONS[:10]):
             expires_at = NOW if at < 7 else LATER
             await index.add(entries(vectors, 100 * at, name, expires_at))
@@ -217,7 +256,7 @@ async def test_what_has_expired_on_disk_is_forgotten(tmp_path: Path) -> None:
 async def test_a_sweep_reaches_what_is_on_disk(tmp_path: Path) -> None:
     """Until its end that is found there; then what nobody added again is not."""
     vectors = some_vectors(10)
-    async with opened(tmp_path, 1) as index:
+    async with opened(tmp_path, 80_000) as index:
         for at, name in enumerate(PARTITIONS):
             await index.add(entries(vectors, 100 * at, name))
         await index.begin_sweep()
@@ -238,10 +277,10 @@ async def test_a_partition_lost_on_disk_is_a_miss(
 ) -> None:
     """And can be filled again."""
     vectors = some_vectors(10)
-    async with opened(tmp_path, 1) as index:
+    async with opened(tmp_path, 10_000) as index:
         for at, name in enumerate(PARTITIONS[:3]):
             await index.add(entries(vectors, 100 * at, name))
-        for path in files(tmp_path, "*.flat"):
+        for path in files(tmp_path, "*.pack"):
             path.write_bytes(b"rubbish")
         assert await found(index, vectors[0], partition=PARTITIONS[0]) == []
         await index.remove([key(105)])
@@ -288,7 +327,7 @@ async def test_searches_go_on_while_all_else_happens(tmp_path: Path) -> None:
 
         async def search() -> None:
             for at in range(0, len(steady), 10):
-                assert await found(index, steady[at]) == [at]
+                assert await found_in_time(index, steady[at]) == [at]
 
         async def churn(number: int) -> None:
             for turn in range(10):
@@ -309,7 +348,7 @@ async def test_searches_go_on_while_all_else_happens(tmp_path: Path) -> None:
 
 
 _MEMORY = """
-    import asyncio, os, sys
+    import asyncio, ctypes, os, sys
     from pathlib import Path
     from embeddings.faiss_index import FaissIndex
     from embeddings.index import IndexedVector
@@ -321,7 +360,11 @@ _MEMORY = """
 
     async def main():
         index = FaissIndex(
-            Path(sys.argv[1]), 384, "e" * 32, memory_bytes=1 << 40, observer=CountingObserver()
+            Path(sys.argv[1]),
+            384,
+            "e" * 32,
+            memory_bytes=int(sys.argv[3]),
+            observer=CountingObserver(),
         )
         chance = np.random.default_rng(0)
         some = np.asarray(chance.standard_normal((500, 384)) / 384**0.5, np.float32)
@@ -338,6 +381,8 @@ _MEMORY = """
                 number += 1
             await index.add(batch)
         batch.clear()
+        # What the allocator keeps of what was freed is not held by the index.
+        getattr(ctypes.CDLL(None), "malloc_trim", int)(0)
         print((await index.stats()).bytes, resident() - before)
         await index.close()
 
@@ -345,11 +390,23 @@ _MEMORY = """
 """
 
 
-@pytest.mark.parametrize("partitions", [20, 5_000, 20_000])
-def test_the_estimate_of_memory_is_honest(tmp_path: Path, partitions: int) -> None:
-    """20,000 vectors, in few partitions or each in its own, take what the index says they do."""
+@pytest.mark.parametrize(
+    ("partitions", "memory_bytes"),
+    [(20, ROOMY), (5_000, ROOMY), (20_000, ROOMY), (20_000, 14 << 20)],
+)
+def test_the_estimate_of_memory_is_honest(
+    tmp_path: Path, partitions: int, memory_bytes: int
+) -> None:
+    """20,000 vectors take what the index says: few partitions, many, or most of them on disk."""
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(_MEMORY), str(tmp_path), str(partitions)],
+        [
+            sys.executable,
+            "-c",
+            textwrap.dedent(_MEMORY),
+            str(tmp_path),
+            str(partitions),
+            str(memory_bytes),
+        ],
         cwd=Path(__file__).parents[2],
         stdout=subprocess.PIPE,
         check=True,
@@ -451,7 +508,7 @@ class Comparison(RuleBasedStateMachine):
         self.add_all(again)
         self.do(self.index.end_sweep())
 
-    @rule(memory_bytes=st.sampled_from([1, ROOMY]))
+    @rule(memory_bytes=st.sampled_from([CRAMPED, ROOMY]))
     def restart(self, memory_bytes: int) -> None:
         """Save, close, load."""
         self.position += 1
@@ -465,8 +522,12 @@ class Comparison(RuleBasedStateMachine):
     def search(self, name: bytes, seed: int, k: int) -> None:
         """Ask both."""
         query = unit(np.random.default_rng(seed).standard_normal(8))
-        [matches] = self.do(self.index.search([(name, query)], k, self.now))
         expected = self.truth.nearest(name, query, k, self.now)
+        matches: list[Match] = []
+        ends_at = time.monotonic() + 20
+        # A large partition may still have to come from disk.
+        while len(matches) < len(expected) and time.monotonic() < ends_at:
+            [matches] = self.do(self.index.search([(name, query)], k, self.now))
         assert len(matches) == len(expected)
         assert len({match.key for match in matches}) == len(matches)
         for match in matches:

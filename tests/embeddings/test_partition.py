@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 
-from embeddings.graph import Graph
 from embeddings.index import IndexedVector
-from embeddings.partition import GRAPH_AT, Partition
+from embeddings.partition import GRAPH_AT, Partition, Renewal, renewed
 from tests.embeddings.index_rig import (
     DIMENSION,
     LATER,
@@ -163,20 +162,21 @@ def worn(vectors: Vectors, gone: int) -> Partition:
     return partition
 
 
-def renewed(partition: Partition) -> Graph:
+def renewal_of(partition: Partition) -> Renewal:
     """Return the graph made anew."""
     assert partition.graph is not None
-    graph = partition.graph.without_dead()
-    assert graph is not None
-    return graph
+    renewal = renewed(partition.graph)
+    assert renewal is not None
+    return renewal
 
 
 def test_a_graph_made_anew_holds_the_living_alone() -> None:
     """Nothing of the dead stays."""
     vectors = some_vectors(GRAPH_AT + 1000)
     partition = worn(vectors, 900)
-    graph = renewed(partition)
-    partition.take_over(graph)
+    partition.begin_renewal()
+    graph, rows = renewal_of(partition)
+    partition.take_over((graph, rows))
 
     assert len(graph.keys) == len(partition) == len(vectors) - 900
     assert graph.dead == 0
@@ -193,7 +193,9 @@ def test_changes_while_a_graph_is_made_anew_are_in_it() -> None:
     moved = some_vectors(30, seed=21)
     partition = worn(vectors, 900)
     partition.holds += 1
-    graph = renewed(partition)
+    partition.begin_renewal()
+    partition.remove(key(999))
+    renewal = renewal_of(partition)
     for at in range(1000, 1010):
         partition.remove(key(at))
     for one in entries(moved[:20], first=1010):
@@ -204,10 +206,10 @@ def test_changes_while_a_graph_is_made_anew_are_in_it() -> None:
         partition.add(one, 1)
     assert not partition.is_untidy
     partition.holds -= 1
-    partition.take_over(graph)
+    partition.take_over(renewal)
 
     for step in range(2):
-        for at in range(1000, 1015):
+        for at in range(999, 1015):
             assert at not in nearest(partition, vectors[at], k=5)
         for at in range(1015, 1030):
             assert nearest(partition, moved[at - 1010]) == [at]
@@ -218,18 +220,39 @@ def test_changes_while_a_graph_is_made_anew_are_in_it() -> None:
             assert nearest(partition, vectors[at]) == [at]
         if step == 0:
             tidy(partition)
-    assert len(partition) == len(vectors) - 900 - 10 - 5 + 10
+    assert len(partition) == len(vectors) - 900 - 11 - 5 + 10
     assert len(partition.older_than(1)) == len(partition) - 25
 
 
 def test_a_graph_is_not_made_anew_of_nothing_or_when_told_to_stop() -> None:
     """It may take minutes, which a closing index does not have."""
-    partition = worn(some_vectors(GRAPH_AT + 10), 1000)
+    vectors = some_vectors(GRAPH_AT + 10)
+    partition = worn(vectors, 1000)
     assert partition.graph is not None
-    assert partition.graph.without_dead(lambda: False) is None
+    partition.begin_renewal()
+    assert renewed(partition.graph, lambda: False) is None
+    partition.take_over(None)
+    assert nearest(partition, vectors[1005]) == [1005]
     for at in range(1000, GRAPH_AT + 10):
         partition.remove(key(at))
-    assert partition.graph.without_dead() is None
+    assert renewed(partition.graph) is None
+
+
+def test_a_newer_partition_is_absorbed() -> None:
+    """What is in it counts; what is not stays."""
+    vectors, moved = some_vectors(GRAPH_AT + 100), some_vectors(2, seed=6)
+    partition = filled(vectors)
+    newer = Partition(PARTITION, DIMENSION)
+    for number, vector in zip((5, 9000), moved, strict=True):
+        newer.add(IndexedVector(key(number), PARTITION, vector, NOW + 1), 3)
+    partition.absorb(newer)
+    assert len(partition) == len(vectors) + 1
+    assert nearest(partition, moved[0]) == [5]
+    assert nearest(partition, moved[1]) == [9000]
+    assert nearest(partition, vectors[6]) == [6]
+    assert 5 not in nearest(partition, vectors[5], k=3)
+    assert {number_of(one) for one in partition.expired(NOW + 1)} == {5, 9000}
+    assert len(partition.older_than(3)) == len(vectors) - 1
 
 
 def test_expired_and_older_ones_are_told_from_tail_and_graph() -> None:
@@ -241,5 +264,3 @@ def test_expired_and_older_ones_are_told_from_tail_and_graph() -> None:
     assert {number_of(one) for one in partition.expired(NOW)} == {9000, 9001, 9002}
     assert len(partition.older_than(2)) == len(vectors)
     assert len(partition.expired(LATER)) == len(vectors) + 3
-    assert partition.last_expiry == LATER
-    assert partition.oldest_generation == 0
