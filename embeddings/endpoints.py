@@ -12,6 +12,7 @@ import orjson
 
 from embeddings.batching import Busy
 from embeddings.index import IndexUnavailable
+from embeddings.out_of_memory import end_process
 from embeddings.source import SourceUnavailable
 from embeddings.wire import Found, LookUp, WireError, keys_from_bytes
 
@@ -159,6 +160,8 @@ class Endpoints:
             raise Refusal(503, "index_unavailable", str(error)) from None
         except SourceUnavailable as error:
             raise Refusal(503, "store_unavailable", str(error)) from None
+        except MemoryError:
+            end_process()
         except Exception:
             # The last resort: one request's defect is not the end of its connection.
             logger.exception("a request failed by a defect")

@@ -19,6 +19,7 @@ from embeddings.batching import Busy
 from embeddings.engine import Engine
 from embeddings.index import IndexUnavailable, VectorIndex
 from embeddings.observer import Observer, RebuildCause
+from embeddings.out_of_memory import end_process
 from embeddings.source import Source, SourceUnavailable
 
 logger = logging.getLogger("recollect.embeddings")
@@ -131,6 +132,8 @@ class Follower:
                     logger.warning("the index cannot be kept in step: %s", error)
                 wait_s = backoff_s
                 backoff_s = min(2 * backoff_s, _BACKOFF_MAX_S)
+            except MemoryError:
+                end_process()
             except Exception:
                 # The last resort: without this loop the index would grow old in silence.
                 logger.exception("the index was not kept in step by a defect")
@@ -210,7 +213,7 @@ class Follower:
     async def _refresh(self, keys: list[bytes]) -> None:
         try:
             await self._engine.refresh(keys)
-        except _RETRYABLE:
+        except (*_RETRYABLE, MemoryError):
             raise
         except Exception:
             # A defect of ours, or of a library's at some vector: it costs that record, no more.
@@ -222,7 +225,7 @@ class Follower:
         for key in keys:
             try:
                 await self._engine.refresh([key])
-            except _RETRYABLE:
+            except (*_RETRYABLE, MemoryError):
                 raise
             except Exception:  # logged with the batch
                 failures += 1
@@ -247,6 +250,8 @@ class Follower:
         began = time.perf_counter()
         try:
             await self._index.save(position)
+        except MemoryError:
+            end_process()
         except Exception:
             # A full disk, say. The index serves on, and the last snapshot is still there.
             logger.exception("the index was not saved")

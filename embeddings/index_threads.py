@@ -12,6 +12,8 @@ from typing import Any, TypeVar
 
 import faiss
 
+from embeddings.out_of_memory import end_process
+
 _Result = TypeVar("_Result")
 
 _log = logging.getLogger("recollect.embeddings")
@@ -38,16 +40,16 @@ class IndexThreads:
 
     def call(self, call: Callable[..., _Result], *args: Any) -> "asyncio.Future[_Result]":
         """Have the owner do something; from the event loop."""
-        return asyncio.wrap_future(self._owner.submit(call, *args))
+        return asyncio.wrap_future(self._owner.submit(_whole_or_end, call, *args))
 
     def ask(self, call: Callable[..., _Result], *args: Any) -> _Result:
         """Have the owner do something, and wait for it; from another thread."""
-        return self._owner.submit(call, *args).result()
+        return self._owner.submit(_whole_or_end, call, *args).result()
 
     def later(self, call: Callable[..., None], *args: Any) -> None:
         """Have the owner do something behind the calls that have come, unless it is closed."""
         if not self.is_closed:
-            self._owner.submit(call, *args).add_done_callback(_log_failure)
+            self._owner.submit(_whole_or_end, call, *args).add_done_callback(_log_failure)
 
     def beside(
         self,
@@ -70,6 +72,13 @@ class IndexThreads:
         # The owner last: the others may wait for it.
         for thread in (self.saver, self.loader, self.renewer, self._owner):
             await asyncio.to_thread(thread.shutdown, cancel_futures=True)
+
+
+def _whole_or_end(call: Callable[..., _Result], *args: Any) -> _Result:
+    try:
+        return call(*args)
+    except MemoryError:
+        end_process()
 
 
 def _log_failure(done: "Future[None]") -> None:

@@ -16,7 +16,7 @@ import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 
 import orjson
 import uvloop
@@ -34,6 +34,7 @@ from embeddings.follower import Follower
 from embeddings.index import VectorIndex
 from embeddings.models import EncoderError, open_encoder
 from embeddings.observer import Observer
+from embeddings.out_of_memory import end_process
 from embeddings.succession import Reign, Succession
 from proxy import logs
 from proxy.data_folder import DataFolderError, make_data_folder
@@ -235,6 +236,7 @@ async def run(start: EmbeddingStart) -> int:
     from proxy.embedding.metrics import EmbeddingMetrics, exposition
 
     loop = asyncio.get_running_loop()
+    loop.set_exception_handler(_on_loop_error)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
@@ -276,6 +278,12 @@ async def run(start: EmbeddingStart) -> int:
             loop.remove_reader(start.lifeline_fd)
         stopping.cancel()
         await process.stop()
+
+
+def _on_loop_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    if isinstance(context.get("exception"), MemoryError):
+        end_process()
+    loop.default_exception_handler(context)
 
 
 def _leave_at_once() -> NoReturn:

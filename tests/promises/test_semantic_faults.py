@@ -6,6 +6,7 @@ What heals takes part again by itself; what is found on disk or in Redis is beli
 import asyncio
 import contextlib
 import os
+import resource
 import signal
 import statistics
 import time
@@ -59,6 +60,7 @@ SNAPSHOTS = "recollect_index_snapshot_seconds_count"
 NAMESPACE = "recollect"
 INDEXED = "recollect_index_vectors"
 WHERE = ("flat", "graph", "spilled")
+MEBIBYTE = 1024**2
 ACKNOWLEDGED_S = 1.5
 """Answers older than this outlive any crash (the append-only file is synced every second)."""
 
@@ -414,48 +416,46 @@ def test_ten_thousand_additions_under_way_on_a_host_that_dies_are_found_by_all(
     ]
     assert is_learnt(here, there)
 
-    async def store_while_the_host_dies() -> None:
-        link = RedisLink(own_redis.url, deadline_s=10)
-        await link.start(5)
-        store = RedisStore(link, NAMESPACE, 1 << 20, 1 << 20)
-        rng = np.random.default_rng(7)
-        fingerprint, size = encoder_of(own_redis, NAMESPACE)
-        for batch in range(20):
-            if batch == 10:
-                here.kill()
-            vectors = rng.standard_normal((500, size)).astype("<f4")
-            vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-            await asyncio.gather(
-                *(
-                    store.put(
-                        StoredResponse(
-                            sha256(b"%d" % (500 * batch + at)).digest(),
-                            time.time(),
-                            600.0,
-                            0,
-                            b"",
-                            b"",
-                        ),
-                        None,
-                        Meaning(b"p" * 32, f"{batch} {at}", fingerprint, vector.tobytes()),
-                    )
-                    for at, vector in enumerate(vectors)
-                )
-            )
-        await link.close()
-
-    asyncio.run(store_while_the_host_dies())
+    asyncio.run(store_vectors(own_redis, batches=10))
+    here.kill()
+    asyncio.run(store_vectors(own_redis, batches=10, first=10))
     again = start_recollect(upstream.url, own_redis.url, settings_of(), data_folder=folders[0])
 
     wait_listening(again)
     for server in there, again:
-        assert wait_until(partial(holds, server, 10_001), 90.0, 0.5)
+        assert wait_until(lambda server=server: held(server) == 10_001, 90.0, 0.5)  # type: ignore[misc]
     assert is_learnt(again, there)
 
 
-def holds(server: RecollectServer, vectors: int) -> bool:
-    """Return whether its index holds so many."""
-    return sum(server.metric(INDEXED, state=state) for state in WHERE) == vectors
+async def store_vectors(redis: RedisServer, batches: int, first: int = 0) -> None:
+    """Store answers and their vectors as a worker does, 500 a batch, all in one partition."""
+    link = RedisLink(redis.url, deadline_s=10)
+    await link.start(5)
+    store = RedisStore(link, NAMESPACE, 1 << 20, 1 << 20)
+    fingerprint, size = encoder_of(redis, NAMESPACE)
+    chance = np.random.default_rng(first)
+    for batch in range(first, first + batches):
+        vectors = chance.standard_normal((500, size)).astype("<f4")
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        now = time.time()
+        await asyncio.gather(
+            *(
+                store.put(
+                    StoredResponse(
+                        sha256(b"%d %d" % (batch, at)).digest(), now, 600.0, 0, b"", b""
+                    ),
+                    None,
+                    Meaning(b"p" * 32, f"{batch} {at}", fingerprint, vector.tobytes()),
+                )
+                for at, vector in enumerate(vectors)
+            )
+        )
+    await link.close()
+
+
+def held(server: RecollectServer) -> float:
+    """Return how many vectors its index holds."""
+    return sum(server.metric(INDEXED, state=state) for state in WHERE)
 
 
 def encoder_of(redis: RedisServer, namespace: str) -> tuple[str, int]:
@@ -465,6 +465,31 @@ def encoder_of(redis: RedisServer, namespace: str) -> tuple[str, int]:
         fields = client.hgetall(record)
     [(name, vector)] = [(n, v) for n, v in fields.items() if n not in (META_FIELD, TEXT_FIELD)]
     return name.decode(), (len(vector) - 16) // 4
+
+
+def test_an_embedding_process_out_of_memory_ends_and_comes_back(
+    upstream: FakeUpstream, own_redis: RedisServer, start_recollect: StartRecollect
+) -> None:
+    """No request fails; an index that was being changed is not searched any more."""
+    server = wait_listening(start_recollect(upstream.url, own_redis.url, settings_of()))
+    assert is_learnt(server)
+    model = unique("remembered")
+    stored = server.chat(QUESTION, model=model)
+    [pid] = embedding_pids(server)
+    held_bytes = int(Path(f"/proc/{pid}/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.prlimit(pid, resource.RLIMIT_AS, (held_bytes + 4 * MEBIBYTE,) * 2)
+
+    for batch in range(60):
+        asyncio.run(store_vectors(own_redis, batches=1, first=batch))
+        assert server.chat(QUESTION, model=model).text == stored.text
+        assert server.chat(unique("new"), model=model).status == 200
+        if embedding_pids(server) != [pid]:
+            break
+    server.wait_for_log("the embedding process ended with exit code 70", BACK_S)
+
+    assert becomes_able(server)
+    assert peek(server, chat_body(PARAPHRASE, model=model)).text == stored.text
+    assert wait_until(lambda: held(server) >= 500 * batch, BACK_S)
 
 
 def test_everything_killed_at_once_is_found_again_in_other_words(
