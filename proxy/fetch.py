@@ -243,7 +243,8 @@ class Fetcher:
         if judgement.is_stream:
             # The stream's last bytes go out before any work on storing them begins.
             await asyncio.sleep(0)
-        stored = self._storable(flight, order, judgement, whole_s)
+        asked = meaning.text if meaning is not None else ""
+        stored = self._storable(flight, order, judgement, whole_s, asked)
         if isinstance(stored, Reason):
             if lease is not None:
                 # Before anyone who waits is told, so that who tries next finds it free.
@@ -280,7 +281,7 @@ class Fetcher:
             return [briefly(stored)]
 
     def _storable(
-        self, flight: Flight, order: Order, judgement: Judgement, whole_s: float
+        self, flight: Flight, order: Order, judgement: Judgement, whole_s: float, asked: str
     ) -> StoredAnswer | Reason:
         verdict = judgement.verdict
         if flight.is_oversize:
@@ -311,6 +312,7 @@ class Fetcher:
             headers=judgement.replayed,
             vary=judgement.vary,
             upstream_s=whole_s,
+            asked=asked,
         )
 
     def _not_stored(self, flight: Flight, reason: Reason) -> None:

@@ -24,6 +24,7 @@ from prometheus_client import (
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from cachestore.errors import StoreError, StoreRefused
+from embeddings.guards import Guard
 from proxy.lookup.answers import StoredAnswer
 from proxy.lookup.meaning import ExactOnly
 from proxy.lookup.policy import Reason
@@ -80,6 +81,11 @@ _semantic_lookups = Counter(
 )
 _exact_only = Counter(
     "recollect_semantic_exact_only", "Misses not looked up by meaning, by reason.", ["reason"]
+)
+_vetoes = Counter(
+    "recollect_semantic_vetoes",
+    "Stored questions that were near enough and ask something else, by guard.",
+    ["guard"],
 )
 _score = Histogram(
     "recollect_semantic_score",
@@ -182,6 +188,7 @@ class Metrics:
         self._lookup_s = {t: _Times(_lookup_s.labels(t), _LOOKUP_S) for t in _TIERS}
         self._semantic_lookups = {outcome: _semantic_lookups.labels(outcome) for outcome in Looked}
         self._exact_only = {reason: _exact_only.labels(reason) for reason in ExactOnly}
+        self._vetoes = {guard: _vetoes.labels(guard) for guard in Guard}
         self._score = _Times(_score, _SCORE)
         self._first_byte_s = _Times(_first_byte_s, _UPSTREAM_S)
         self._upstream_s = _Times(_upstream_s, _UPSTREAM_S)
@@ -229,6 +236,10 @@ class Metrics:
     def exact_only(self, reason: ExactOnly) -> None:
         """Count a miss that is not looked up by meaning."""
         self._count(self._exact_only[reason])
+
+    def vetoed(self, guard: Guard) -> None:
+        """Count a stored question that was near enough and asks something else."""
+        self._count(self._vetoes[guard])
 
     def nearest(self, score: float) -> None:
         """Note how near the nearest stored question was."""

@@ -34,6 +34,7 @@ class StoredAnswer:
         headers: Header fields of the upstream that are replayed.
         vary: The request's fields, and their values, that must be equal (RFC 9111 §4.1).
         upstream_s: What it took the upstream, in seconds.
+        asked: The text it may be found by in other words; empty where there is none.
         templates: Forms that were rendered; see `template()`.
     """
 
@@ -47,6 +48,7 @@ class StoredAnswer:
     headers: tuple[tuple[bytes, bytes], ...]
     vary: tuple[tuple[str, str | None], ...]
     upstream_s: float
+    asked: str = ""
     templates: dict[tuple[Form, bool], bytes | None] = field(default_factory=dict)
 
     def age_s(self, now: float) -> float:
@@ -68,7 +70,8 @@ class StoredAnswer:
         )
         fields = sum(len(name) + len(value) for name, value in self.headers)
         fields += sum(len(name) + len(value or "") for name, value in self.vary)
-        return len(recording.body) + len(recording.usage) + templates + fields + _OVERHEAD_BYTES
+        content = len(recording.body) + len(recording.usage) + len(self.asked)
+        return content + templates + fields + _OVERHEAD_BYTES
 
     def template(self, form: Form, include_usage: bool) -> tuple[bytes | None, bool]:
         """Return it ready to send in `form`, and whether it has just grown by that.
@@ -94,6 +97,7 @@ class StoredAnswer:
             "headers": [[name.decode("latin-1"), v.decode("latin-1")] for name, v in self.headers],
             "vary": self.vary,
             "upstream_s": self.upstream_s,
+            "asked": self.asked,
         }
         return StoredResponse(
             key=self.key,
@@ -136,6 +140,7 @@ def read_stored(stored: StoredResponse) -> StoredAnswer:
             ),
             vary=tuple((_typed(name, str), value) for name, value in head["vary"]),
             upstream_s=_typed(head["upstream_s"], float),
+            asked=_typed(head["asked"], str),
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError("not a stored answer of this version") from error

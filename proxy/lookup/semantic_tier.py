@@ -16,6 +16,7 @@ from typing import Final, Protocol
 
 from cachestore.vector_record import Meaning
 from embeddings.client import EmbeddingsUnavailable
+from embeddings.guards import Guard, conflict, traits
 from embeddings.wire import Found, LookUp
 from proxy.lookup.answers import StoredAnswer, said_by
 from proxy.lookup.ask import Ask
@@ -41,6 +42,8 @@ class Looked(StrEnum):
     """No question was stored in this partition."""
     GONE = "gone"
     """What was near enough has left the store."""
+    VETOED = "vetoed"
+    """What was near enough asks something else; see `embeddings.guards`."""
     NOT_REUSED = "not-reused"
     """What was near enough may not answer this request, by its directives or its age."""
     FAILED = "failed"
@@ -77,6 +80,9 @@ class SemanticObserver(Protocol):
 
     def exact_only(self, reason: ExactOnly) -> None:
         """A request is not compared by meaning."""
+
+    def vetoed(self, guard: Guard) -> None:
+        """A question that was near enough asks something else."""
 
     def nearest(self, score: float) -> None:
         """The nearest stored question was so near (cosine)."""
@@ -174,7 +180,7 @@ class SemanticTier:
         try:
             # Its own deadline has ended the question to the process; this one, those to Redis.
             async with asyncio.timeout_at(until):
-                outcome, near = await self._nearest(ask, found)
+                outcome, near = await self._nearest(ask, question, found)
         except TimeoutError:
             pass
         self._observer.looked_up("semantic", time.perf_counter() - began)
@@ -220,11 +226,16 @@ class SemanticTier:
             return None
         return sha256(answer.key + before.said.encode()).digest()
 
-    async def _nearest(self, ask: Ask, found: Found) -> tuple[Looked, Near | None]:
+    async def _nearest(
+        self, ask: Ask, question: Question, found: Found
+    ) -> tuple[Looked, Near | None]:
         if not found.matches:
             return Looked.NOTHING, None
         self._observer.nearest(found.matches[0].score)
         near = [match for match in found.matches if match.score >= self._min_score]
+        if not near:
+            return Looked.FAR, None
+        asked = traits(question.text)
         outcome = Looked.FAR
         fetched: dict[bytes, StoredAnswer | None] | None = None
         for match in near:
@@ -241,6 +252,10 @@ class SemanticTier:
             if answer is None or not answer.is_kept(self._clock()):
                 self._embeddings.remove_soon([match.key])
                 outcome = Looked.GONE
+                continue
+            if (guard := conflict(asked, traits(answer.asked))) is not None:
+                self._observer.vetoed(guard)
+                outcome = Looked.VETOED
                 continue
             reuse = may_reuse(answer, ask.directives, self._clock(), ask.route.rules)
             # One that depends on header fields is for who sent those (RFC 9111 §4.1).

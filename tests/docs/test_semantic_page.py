@@ -9,6 +9,7 @@ import pytest
 
 from config.load import load
 from embeddings.encoder import Refused
+from embeddings.guards import Guard, conflict, traits
 from embeddings.models import DEFAULT_MODEL, open_encoder
 from embeddings.scripts import _TRAINED_FOR
 from proxy.lookup.meaning import COMPARED_CHARS, Question, question_of
@@ -42,7 +43,16 @@ def test_the_scores_on_the_page_are_those_of_the_default_encoder() -> None:
         assert not isinstance(second, Refused)
         assert one.partition == other.partition
         assert float(first @ second) == pytest.approx(float(score), abs=0.002)
-        assert verdict.strip("*").startswith("hits") == (float(score) >= MIN_SCORE)
+        guard = conflict(traits(one.text), traits(other.text))
+        if float(score) >= MIN_SCORE and guard is not None:
+            assert verdict == f"vetoed: `{guard}`"
+        else:
+            assert verdict.startswith("hits") == (float(score) >= MIN_SCORE)
+
+
+def test_the_guards_on_the_page_are_the_codes() -> None:
+    """In the code's order, each with what it is about."""
+    assert [codes(cell)[0] for cell, _ in rows(part(PAGE, "guards"))] == list(Guard)
 
 
 @pytest.mark.parametrize("page", [PAGE, "docs/operations.md"])

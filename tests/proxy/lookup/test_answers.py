@@ -42,6 +42,7 @@ def answer(**changes: Any) -> StoredAnswer:
         "headers": ((b"content-type", b"text/event-stream"), (b"x-\xff", b"\xfe")),
         "vary": (("accept-language", "de"), ("x-a", None)),
         "upstream_s": 1.5,
+        "asked": "Who lives in Köln?",
     }
     return StoredAnswer(**{**fields, **changes})
 
@@ -108,6 +109,7 @@ FOREIGN: list[bytes] = [
     head_with(prompt_tokens=None),
     head_with(completion_tokens="2"),
     head_with(upstream_s=None),
+    head_with(asked=None),
     head_with(headers=None),
     head_with(headers=[7]),
     head_with(headers=[["a"]]),

@@ -14,6 +14,7 @@ from cachestore.vector_record import Meaning
 from config.settings import Settings
 from embeddings.client import EmbeddingsUnavailable, UnavailableKind
 from embeddings.encoder import Refused
+from embeddings.guards import Guard
 from embeddings.wire import Neighbour
 from proxy.lookup.answers import StoredAnswer
 from proxy.lookup.ask import Ask, Reader
@@ -39,6 +40,7 @@ from tests.proxy.lookup.keying import key, read
 pytestmark = pytest.mark.virtual_time
 
 ASKED = "How many people live in Paris?"
+STORED = "How many people are living in Paris?"
 KEY, OTHER_KEY = b"k" * 32, b"o" * 32
 Json = dict[str, Any]
 
@@ -51,6 +53,7 @@ class Observer:
         self.outcomes: list[Looked] = []
         self.reasons: list[ExactOnly] = []
         self.scores: list[float] = []
+        self.vetoes: list[Guard] = []
 
     def looked_up(self, tier: str, seconds: float) -> None:
         """Note a look-up."""
@@ -64,6 +67,10 @@ class Observer:
     def exact_only(self, reason: ExactOnly) -> None:
         """Note why there was none."""
         self.reasons.append(reason)
+
+    def vetoed(self, guard: Guard) -> None:
+        """Note what a question that was near differs in."""
+        self.vetoes.append(guard)
 
     def nearest(self, score: float) -> None:
         """Note how near the nearest was."""
@@ -121,6 +128,7 @@ class Rig:
             headers=((b"content-type", b"application/json"),),
             vary=(),
             upstream_s=0.5,
+            asked=STORED,
         )
         return replace(answer, **fields)
 
@@ -301,6 +309,31 @@ async def test_the_next_nearest_answers_where_the_nearest_is_gone() -> None:
     assert (found.answer.key, found.score) == (other.key, 0.96)
     assert rig.embeddings.removed == [KEY]
     assert rig.observer.scores == [0.99]
+
+
+async def test_a_question_that_asks_something_else_does_not_answer_however_near() -> None:
+    """To an encoder "Paris" and "Rome" are nearly one; the next nearest may ask the same."""
+    rig = Rig(near(0.99), near(0.96, OTHER_KEY))
+    await rig.store(asked="How many people live in Rome?")
+    await rig.store(OTHER_KEY, asked=STORED)
+
+    found = await rig.look_up(asks())
+
+    assert isinstance(found, Near)
+    assert found.answer.key == OTHER_KEY
+    assert rig.observer.vetoes == [Guard.NAMES]
+    assert rig.observer.outcomes == [Looked.HIT]
+    assert not rig.embeddings.removed
+
+
+async def test_where_all_that_is_near_asks_something_else_it_is_a_miss() -> None:
+    """Counted as such, and stored with its meaning like any other."""
+    rig = Rig(near(0.99))
+    await rig.store(asked="How many people live in Rome?")
+
+    assert await rig.look_up(asks()) == meaning(asks())
+
+    assert rig.observer.outcomes == [Looked.VETOED]
 
 
 async def test_what_is_too_far_is_not_even_fetched() -> None:
