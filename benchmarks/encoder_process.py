@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from embeddings.encoder import Encoder
-from embeddings.models import DEFAULT_MODEL, open_encoder
+from embeddings.encoding.encoder import Encoder
+from embeddings.encoding.models import DEFAULT_MODEL, open_encoder
 
 _BATCH_TEXTS = 32
 

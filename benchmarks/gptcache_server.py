@@ -28,7 +28,7 @@ def main() -> None:
     )
     from gptcache_server.server import app  # type: ignore[import-not-found]
 
-    from embeddings.onnx_encoder import OnnxEncoder
+    from embeddings.encoding.onnx_encoder import OnnxEncoder
 
     port, model, folder = int(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3])
     encoder = OnnxEncoder(model, 1, frozenset({"Latin"}))

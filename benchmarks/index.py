@@ -32,9 +32,10 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from embeddings.faiss_index import FaissIndex
-from embeddings.index import IndexedVector, IndexStats
-from embeddings.partition import Partition
+from embeddings.index.faiss_index import FaissIndex
+from embeddings.index.partition import Partition
+from embeddings.index.vector_index import IndexedVector
+from embeddings.observer import IndexStats
 from proxy.embedding.start import ONE_BLAS_THREAD
 
 SIZES: Final = (10_000, 100_000, 1_000_000)

@@ -34,8 +34,8 @@ from typing import Final
 import numpy as np
 from tokenizers import Tokenizer
 
-from embeddings.encoder import Encoder, Refused, Vector
-from embeddings.models import DEFAULT_MODEL, open_encoder
+from embeddings.encoding.encoder import Encoder, Refused, Vector
+from embeddings.encoding.models import DEFAULT_MODEL, open_encoder
 
 _ROOT: Final = Path(__file__).parents[1]
 _DATA: Final = Path(os.environ.get("RECOLLECT_DATA", _ROOT.parent / "shared" / "data"))

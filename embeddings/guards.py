@@ -822,7 +822,7 @@ class _Reader:
         low = lists.ALIASES.get(word, low)
         self.words.append(low)
         entry = _word(low) if len(low) <= _LONGEST_KEPT else _word.__wrapped__(low)
-        is_name = word != low and self.is_name(low, word, entry)
+        is_name = word != low and not word.islower() and self.is_name(low, word, entry)
         if is_name:
             self.names.add(low)
         self.is_first = False
@@ -1009,7 +1009,7 @@ class _Reader:
         """Read characters, the longest known phrase first."""
         index = 0
         while index < len(run):
-            for length in range(min(_LONGEST_HAN, len(run) - index), 0, -1):
+            for length in range(_LONGEST_FROM.get(run[index], 0), 0, -1):
                 phrase = run[index : index + length]
                 entry = _HAN_WORDS.get(phrase)
                 if entry is not None:
@@ -1253,4 +1253,6 @@ def _han_words() -> dict[str, _Word]:
 
 
 _HAN_WORDS: Final = _han_words()
-_LONGEST_HAN: Final = max(map(len, _HAN_WORDS))
+_LONGEST_FROM: Final[dict[str, int]] = {}
+for _member in _HAN_WORDS:
+    _LONGEST_FROM[_member[0]] = max(len(_member), _LONGEST_FROM.get(_member[0], 0))

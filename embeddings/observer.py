@@ -1,12 +1,27 @@
 """Where the embedding process' events are counted; metrics are the proxy's affair."""
 
+from dataclasses import dataclass
 from typing import Literal, Protocol
-
-from embeddings.index import IndexStats
 
 LookUpOutcome = Literal["found", "nothing", "refused", "busy", "failed"]
 RebuildCause = Literal["start", "trimmed", "encoder", "store"]
 SnapshotOutcome = Literal["saved", "loaded", "unusable", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class IndexStats:
+    """How much is in an index.
+
+    Attributes:
+        vectors: Vectors that can be found, by state ("flat", "graph", "spilled", "remote"; states
+            that an implementation does not have are absent).
+        partitions: Partitions, spilled ones included.
+        bytes: Memory held in this process, estimated.
+    """
+
+    vectors: dict[str, int]
+    partitions: int
+    bytes: int
 
 
 class Observer(Protocol):

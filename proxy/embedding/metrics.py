@@ -8,8 +8,7 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from embeddings.index import IndexStats
-from embeddings.observer import LookUpOutcome, RebuildCause, SnapshotOutcome
+from embeddings.observer import IndexStats, LookUpOutcome, RebuildCause, SnapshotOutcome
 
 OUTCOMES: Final = ("found", "nothing", "refused", "busy", "failed")
 STATES: Final = ("flat", "graph", "spilled", "remote")

@@ -5,7 +5,7 @@ gone.
 
 A new encoder does not make the old one's work worthless at once: each encoder has its own folder
 with its index, and a file that says which encoder that was. If another one's is found, that goes on
-answering until the new one's index is filled (`embeddings.succession`).
+answering until the new one's index is filled (`embeddings.service.succession`).
 """
 
 import asyncio
@@ -26,16 +26,16 @@ from cachestore.errors import StoreError
 from cachestore.redis_link import RedisLink
 from cachestore.vector_records import VectorRecords
 from config.semantic import SemanticSettings
-from embeddings import http_server
-from embeddings.batching import Batcher
-from embeddings.encoder import Encoder
-from embeddings.engine import Engine
-from embeddings.follower import Follower
-from embeddings.index import VectorIndex
-from embeddings.models import EncoderError, open_encoder
+from embeddings.encoding.batching import Batcher
+from embeddings.encoding.encoder import Encoder
+from embeddings.encoding.models import EncoderError, open_encoder
+from embeddings.index.vector_index import VectorIndex
 from embeddings.observer import Observer
 from embeddings.out_of_memory import end_process
-from embeddings.succession import Reign, Succession
+from embeddings.service import http_server
+from embeddings.service.engine import Engine
+from embeddings.service.follower import Follower
+from embeddings.service.succession import Reign, Succession
 from proxy import logs
 from proxy.data_folder import DataFolderError, make_data_folder
 from proxy.embedding.redis_source import RedisSource
@@ -131,7 +131,7 @@ class _Process:
         await self.link.close()
 
     async def _check_vector_sets(self) -> None:
-        from embeddings.vector_set_index import supports_vector_sets
+        from embeddings.index.vector_set_index import supports_vector_sets
 
         assert self._cluster is not None
         try:
@@ -180,11 +180,11 @@ class _Process:
         settings, namespace = self._settings, self._start.settings.redis.namespace
         index: VectorIndex
         if self._cluster is not None:
-            from embeddings.vector_set_index import VectorSetIndex
+            from embeddings.index.vector_set_index import VectorSetIndex
 
             index = VectorSetIndex(self._cluster, namespace, encoder.fingerprint, encoder.dimension)
         else:
-            from embeddings.faiss_index import FaissIndex
+            from embeddings.index.faiss_index import FaissIndex
 
             index = FaissIndex(
                 folder,

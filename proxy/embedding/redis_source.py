@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from cachestore.change_log import ChangeLog
 from cachestore.errors import StoreError, StoreRefused
 from cachestore.vector_records import VectorRecords
-from embeddings.source import Changes, Record, SourceUnavailable
+from embeddings.service.source import Changes, Record, SourceUnavailable
 
 _log = logging.getLogger("recollect.embeddings")
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from config.load import load
-from embeddings.encoder import Refused
+from embeddings.encoding.encoder import Refused
+from embeddings.encoding.models import DEFAULT_MODEL, open_encoder
+from embeddings.encoding.scripts import _TRAINED_FOR
 from embeddings.guards import Guard, conflict, traits
-from embeddings.models import DEFAULT_MODEL, open_encoder
-from embeddings.scripts import _TRAINED_FOR
 from proxy.lookup.meaning import COMPARED_CHARS, Question, question_of
 from proxy.wire.endpoint import Endpoint
 from tests.docs.pages import ROOT, codes, part, prose, read, rows, snippets

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from embeddings.encoder import Encoder
-from embeddings.models import DEFAULT_MODEL, open_encoder
+from embeddings.encoding.encoder import Encoder
+from embeddings.encoding.models import DEFAULT_MODEL, open_encoder
 
 
 @pytest.fixture(scope="session")

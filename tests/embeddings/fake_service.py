@@ -11,10 +11,10 @@ from typing import Any
 
 import uvloop
 
-from embeddings.batching import Busy
-from embeddings.http_server import serve
-from embeddings.index import IndexUnavailable
-from embeddings.source import SourceUnavailable
+from embeddings.encoding.batching import Busy
+from embeddings.index.vector_index import IndexUnavailable
+from embeddings.service.http_server import serve
+from embeddings.service.source import SourceUnavailable
 from embeddings.wire import Found, Neighbour
 
 FINGERPRINT = "0123456789abcdef" * 2

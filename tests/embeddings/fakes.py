@@ -1,6 +1,6 @@
 """An encoder, an index, a store and an observer that can be told to fail, and count what happens.
 
-The store here is the contract of `embeddings.source` in memory: records, and a log of the keys to
+The store here is the contract of `embeddings.service.source` in memory: records, and a log of the keys to
 look at, which can be trimmed, emptied and taken away.
 """
 
@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from embeddings.encoder import Refused, Vector
-from embeddings.index import IndexedVector, IndexStats, IndexUnavailable, Match
-from embeddings.observer import LookUpOutcome, RebuildCause, SnapshotOutcome
-from embeddings.source import Changes, Record, SourceUnavailable
+from embeddings.encoding.encoder import Refused, Vector
+from embeddings.index.vector_index import IndexedVector, IndexUnavailable, Match
+from embeddings.observer import IndexStats, LookUpOutcome, RebuildCause, SnapshotOutcome
+from embeddings.service.source import Changes, Record, SourceUnavailable
 
 PARTITION = b"p" * 32
 FAR_FUTURE = 4e9

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from embeddings.client import EmbeddingClient, EmbeddingsUnavailable
-from embeddings.http_server import Server, serve
+from embeddings.service.http_server import Server, serve
 from embeddings.wire import LookUp
 from tests.embeddings.fake_service import FakeService, found_for
 

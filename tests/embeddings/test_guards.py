@@ -8,6 +8,7 @@ import json
 from collections import Counter
 from pathlib import Path
 from time import perf_counter
+from unicodedata import normalize
 
 import pytest
 from hypothesis import assume, given
@@ -181,6 +182,11 @@ def test_veto_has_its_reason(a: str, b: str, guard: Guard) -> None:
         ("My card hasn't arrived", "my card has not arrived yet"),
         ("Why was I charged?", "I do not know why I was charged"),
         ("Give me 5 tips", "Give me five tips"),
+        ("a story of two hundred words", "a story of 200 words"),
+        ("Book for twenty-one guests", "Book for 21 guests"),
+        ("I was charged two times", "I was charged twice"),
+        ("Do you have cards in the US?", "Do you have cards in America?"),
+        ("My card won't work", "my card will not work"),
         ("Convert 10 km to miles", "Convert 10 kilometres to miles"),
         ("What is 15 % of 80?", "How much is 15 percent of 80?"),
         ("How do I use my card in Mexico?", "in mexico, how do i use my card"),
@@ -273,7 +279,7 @@ def test_both_ways_are_the_same_for_sentences(one: dict[str, str], other: dict[s
 )
 def test_time_is_proportional_to_length(unit: str) -> None:
     """No pattern goes back over what it has read: 50,000 characters take well under a second."""
-    text = unit * (50_000 // len(unit))
+    text = unit * (50_000 // len(normalize("NFKC", unit)))
     began = perf_counter()
 
     assert veto(text, text + " b") in (None, *Guard)

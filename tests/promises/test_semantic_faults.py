@@ -24,7 +24,7 @@ from cachestore.entry import StoredResponse
 from cachestore.redis_link import RedisLink
 from cachestore.redis_store import RedisStore
 from cachestore.vector_record import META_FIELD, TEXT_FIELD, Meaning
-from tests.embeddings import tiny_models
+from tests.embeddings.encoding import tiny_models
 from tests.support.fake_upstream import FakeUpstream
 from tests.support.http_client import exchange, post_bytes
 from tests.support.processes import wait_until

@@ -9,8 +9,7 @@ from typing import get_args
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from embeddings.index import IndexStats
-from embeddings.observer import LookUpOutcome, Observer, RebuildCause, SnapshotOutcome
+from embeddings.observer import IndexStats, LookUpOutcome, Observer, RebuildCause, SnapshotOutcome
 from proxy.embedding import metrics
 from proxy.embedding.metrics import EmbeddingMetrics, exposition
 
@@ -104,7 +103,7 @@ def test_counts_are_added_to_those_of_the_workers(tmp_path: Path) -> None:
     """In the same shared files: any worker's /metrics shows both."""
     code = """
 import asyncio
-from embeddings.index import IndexStats
+from embeddings.observer import IndexStats
 from proxy.embedding.metrics import EmbeddingMetrics
 from proxy.metrics import exposition
 

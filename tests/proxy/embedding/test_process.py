@@ -291,7 +291,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model of chance weights, not exported yet; it knows letters only."""
     from sentence_transformers.sentence_transformer.modules import Pooling
 
-    from tests.embeddings import tiny_models
+    from tests.embeddings.encoding import tiny_models
 
     folder = tmp_path_factory.mktemp("tiny")
     tiny_models.save(folder / "tiny", tiny_models.transformer(folder / "bert"), Pooling(16))

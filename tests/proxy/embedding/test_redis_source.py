@@ -12,7 +12,7 @@ from cachestore.redis_link import RedisLink
 from cachestore.redis_store import RedisStore
 from cachestore.vector_record import Meaning
 from cachestore.vector_records import VectorRecords
-from embeddings.source import Record, Source, SourceUnavailable
+from embeddings.service.source import Record, Source, SourceUnavailable
 from proxy.embedding.redis_source import RedisSource
 from tests.support.redis_server import RedisServer
 

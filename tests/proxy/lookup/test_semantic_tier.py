@@ -13,7 +13,7 @@ from cachestore.redis_store import RedisStore
 from cachestore.vector_record import Meaning
 from config.settings import Settings
 from embeddings.client import EmbeddingsUnavailable, UnavailableKind
-from embeddings.encoder import Refused
+from embeddings.encoding.encoder import Refused
 from embeddings.guards import Guard
 from embeddings.wire import Neighbour
 from proxy.lookup.answers import StoredAnswer
