@@ -159,7 +159,7 @@ async def test_a_killed_node_fails_commands_at_once_until_it_is_back(
 async def test_connections_that_do_not_end_in_time_are_made_anew_all_the_same(
     redis8_cluster: Redis8Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """redis-py raises if closing takes too long, and a loop that stands still is enough for that."""
+    """redis-py raises if closing takes too long; a loop that stands still is enough for that."""
 
     close = RedisCluster.aclose
 

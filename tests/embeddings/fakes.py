@@ -1,7 +1,7 @@
 """An encoder, an index, a store and an observer that can be told to fail, and count what happens.
 
-The store here is the contract of `embeddings.service.source` in memory: records, and a log of the keys to
-look at, which can be trimmed, emptied and taken away.
+The store here is the contract of `embeddings.service.source` in memory: records, and a log of the
+keys to look at, which can be trimmed, emptied and taken away.
 """
 
 import hashlib

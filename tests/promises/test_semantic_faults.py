@@ -488,7 +488,9 @@ def test_an_embedding_process_out_of_memory_ends_and_comes_back(
     server.wait_for_log("the embedding process ended with exit code 70", BACK_S)
 
     assert becomes_able(server)
-    assert peek(server, chat_body(PARAPHRASE, model=model)).text == stored.text
+    body = chat_body(PARAPHRASE, model=model)
+    assert wait_until(lambda: peek(server, body).status == 200, BACK_S)
+    assert peek(server, body).text == stored.text
     assert wait_until(lambda: held(server) >= 500 * batch, BACK_S)
 
 

@@ -48,7 +48,10 @@ class LateService:
         self._thread.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+        with (
+            contextlib.closing(writer),
+            contextlib.suppress(asyncio.IncompleteReadError, ConnectionError),
+        ):
             while True:
                 head = (await reader.readuntil(b"\r\n\r\n")).lower()
                 length = head.partition(b"content-length: ")[2].partition(b"\r\n")[0]
@@ -60,7 +63,6 @@ class LateService:
                 else:
                     writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
                 await writer.drain()
-        writer.close()
 
     async def _look_up(self) -> bytes:
         near, late_s = self.near, self.late_s
