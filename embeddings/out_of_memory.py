@@ -13,6 +13,18 @@ OUT_OF_MEMORY: Final = 70
 """The exit status (EX_SOFTWARE in sysexits.h)."""
 
 
+_BATCH_BYTES: Final = 16 * 1024**2
+"""What a batch of records may take, as they are read and decoded."""
+
+
+def end_without_memory() -> None:
+    """End if a batch of records would find no memory: for a fault that memory may be behind."""
+    try:
+        bytearray(_BATCH_BYTES)
+    except MemoryError:
+        end_process()
+
+
 def end_process() -> NoReturn:
     """End at once; nothing is saved, and nothing that takes memory is done."""
     os.write(2, b"recollect: the embedding process is out of memory, and ends\n")

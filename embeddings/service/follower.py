@@ -18,7 +18,7 @@ from typing import Final
 from embeddings.encoding.batching import Busy
 from embeddings.index.vector_index import IndexUnavailable, VectorIndex
 from embeddings.observer import Observer, RebuildCause
-from embeddings.out_of_memory import end_process
+from embeddings.out_of_memory import end_process, end_without_memory
 from embeddings.service.engine import Engine
 from embeddings.service.source import Source, SourceUnavailable
 
@@ -128,6 +128,8 @@ class Follower:
                 backoff_s = _BACKOFF_FIRST_S
                 continue
             except _RETRYABLE as error:
+                # A reply that finds no memory breaks the connection to Redis, like any other fault.
+                end_without_memory()
                 if backoff_s == _BACKOFF_FIRST_S:  # once, not with each try
                     logger.warning("the index cannot be kept in step: %s", error)
                 wait_s = backoff_s
