@@ -18,9 +18,9 @@ _QUESTIONS: Final = "banking77/train.csv.gz"
 
 # Figures and quotations would have to be equal, and short turns may lean on an earlier one.
 _PLAIN: Final = re.compile(r"[A-Za-z ,.'?!-]+")
-_INNER_LETTER: Final = re.compile(r"(?<=[A-Za-z])[A-Za-z]")
 _FEWEST_WORDS: Final = 7
 _MOST_CHARS: Final = 120
+_MOST_BLANKS: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,20 +57,19 @@ def questions() -> list[str]:
 
 
 def respelled(text: str, number: int) -> str:
-    """Return `text` in upper and lower case that differs for each number; 0: as it is.
+    """Return `text` with one to three blanks between its words, by `number`; 0: as it is.
 
-    To an encoder that knows no case it is the same text, to the exact tier another one: so there
-    are as many new paraphrases as are wanted, each as much work as the first. Words begin as they
-    did, as that may make them names.
+    To the encoder and to the guards it is the same text, to the exact tier another one: so there
+    are as many new paraphrases as are wanted, each as much work as the first.
     """
-    letters = list(text)
-    for inner in _INNER_LETTER.finditer(text):
-        if number & 1:
-            letters[inner.start()] = inner[0].swapcase()
-        number >>= 1
+    words = text.split(" ")
+    spread = [words[0]]
+    for word in words[1:]:
+        number, more = divmod(number, _MOST_BLANKS)
+        spread.append(" " * (1 + more) + word)
     if number:
-        raise ValueError("the text has too few letters")
-    return "".join(letters)
+        raise ValueError("the text has too few words")
+    return "".join(spread)
 
 
 def _is_short_prompt(text: str) -> bool:

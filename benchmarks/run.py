@@ -200,7 +200,7 @@ def _machine() -> str:
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
     return (
         f"{model[1] if model else platform.machine()}, {os.cpu_count()} cores, "
-        f"{platform.system()} {platform.release()}; commit {_commit()}; {today}"
+        f"{platform.system()} {platform.release().partition('-')[0]}; commit {_commit()}; {today}"
     )
 
 

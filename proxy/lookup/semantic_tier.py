@@ -45,7 +45,8 @@ class Looked(StrEnum):
     VETOED = "vetoed"
     """What was near enough asks something else; see `embeddings.guards`."""
     NOT_REUSED = "not-reused"
-    """What was near enough may not answer this request, by its directives or its age."""
+    """What was near enough may not answer this request, by its directives or its age; or nothing
+    says what it was asked."""
     FAILED = "failed"
     """What was near enough could not be fetched, as Redis failed."""
     SCRIPT = "script"
@@ -252,6 +253,10 @@ class SemanticTier:
             if answer is None or not answer.is_kept(self._clock()):
                 self._embeddings.remove_soon([match.key])
                 outcome = Looked.GONE
+                continue
+            if not answer.asked:
+                # Stored anew by somebody who could not tell; what was there before is still found.
+                outcome = Looked.NOT_REUSED
                 continue
             if (guard := conflict(asked, traits(answer.asked))) is not None:
                 self._observer.vetoed(guard)

@@ -39,23 +39,20 @@ def test_row_without_its_data_is_left_out(
     assert "semantic-hit was left out" in capsys.readouterr().out
 
 
-def test_respelled_texts_differ_in_case_alone() -> None:
-    """Other texts to the exact tier, with the same names; the same text to the encoder."""
-    text = "Is the capital of France Paris?"
+def test_respelled_texts_differ_in_blanks_alone() -> None:
+    """Other texts to the exact tier; the same words to the encoder and to the guards."""
+    text = "Is the capital of France Paris, or Lyon?"
 
     respelled = {paraphrases.respelled(text, number) for number in range(1000)}
 
     assert len(respelled) == 1000
     assert text in respelled
-    for other in respelled:
-        assert other.casefold() == text.casefold()
-        starts = zip(other.split(), text.split(), strict=True)
-        assert all(ours[0] == theirs[0] for ours, theirs in starts)
+    assert {" ".join(other.split()) for other in respelled} == {text}
 
 
 def test_no_new_text_comes_twice() -> None:
     """A text that was asked before would be an exact hit."""
-    pairs = [paraphrases.Pair("unused", "What is it that you want?")]
+    pairs = [paraphrases.Pair("unused", "What is it that you want of us now?")]
 
     texts = list(itertools.islice(new_texts(pairs), 500))
 

@@ -4,11 +4,14 @@ Real model, real Redis, two workers. That only such questions are is in test_sem
 """
 
 import asyncio
+import re
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from redis import Redis
 
 from tests.support.fake_upstream import FakeUpstream
 from tests.support.http_client import Answer, comparable, exchange, post_bytes
@@ -355,6 +358,31 @@ def paraphrased(said: list[str], *, first: str = PARAPHRASE) -> list[list[dict[s
         conversation(first, said[0], SECOND_PARAPHRASE),
         conversation(first, said[0], SECOND_PARAPHRASE, said[1], THIRD_PARAPHRASE),
     ]
+
+
+def names_with(text: str, client: Redis) -> list[bytes]:
+    """Return the names in Redis under which `text` stands."""
+    return [name for name in client.scan_iter() if text.encode() in (client.dump(name) or b"")]
+
+
+def test_what_was_asked_leaves_redis_by_the_command_on_the_page(
+    upstream: FakeUpstream, own_redis: RedisServer, start_recollect: StartRecollect
+) -> None:
+    """docs/semantic.md: for who switches the tier off and wants no question kept."""
+    server = wait_listening(start_recollect(upstream.url, own_redis.url, settings_of()))
+    model = unique("erased")
+    server.chat(QUESTION, model=model)
+    assert becomes_meant(server, chat_body(PARAPHRASE, model=model))
+    page = (Path(__file__).parents[2] / "docs" / "semantic.md").read_text()
+    (pattern,) = re.findall(r"redis-cli --scan --pattern '(.*)' \| xargs", page)
+
+    with own_redis.client() as client:
+        before = names_with(QUESTION, client)
+        client.unlink(*client.scan_iter(pattern))
+        after = names_with(QUESTION, client)
+
+    assert before
+    assert not after
 
 
 def test_a_whole_conversation_is_answered_in_other_words(

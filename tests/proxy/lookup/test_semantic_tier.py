@@ -336,6 +336,16 @@ async def test_where_all_that_is_near_asks_something_else_it_is_a_miss() -> None
     assert rig.observer.outcomes == [Looked.VETOED]
 
 
+async def test_an_answer_that_does_not_say_what_it_was_asked_does_not_answer() -> None:
+    """Its vector may be of what lay there before; the guards could not look."""
+    rig = Rig(near(0.99))
+    await rig.store(asked="")
+
+    assert isinstance(await rig.look_up(asks()), Meaning)
+
+    assert rig.observer.outcomes == [Looked.NOT_REUSED]
+
+
 async def test_what_is_too_far_is_not_even_fetched() -> None:
     """Matches come best first."""
     rig = Rig(near(0.99), near(0.5, OTHER_KEY))
