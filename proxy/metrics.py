@@ -24,7 +24,7 @@ from prometheus_client import (
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from cachestore.errors import StoreError, StoreRefused
-from embeddings.guards import Guard
+from embeddings.guards.guard import Guard
 from proxy.lookup.answers import StoredAnswer
 from proxy.lookup.meaning import ExactOnly
 from proxy.lookup.policy import Reason

@@ -11,7 +11,9 @@ from config.load import load
 from embeddings.encoding.encoder import Refused
 from embeddings.encoding.models import DEFAULT_MODEL, open_encoder
 from embeddings.encoding.scripts import _TRAINED_FOR
-from embeddings.guards import Guard, conflict, traits
+from embeddings.guards.conflict import conflict
+from embeddings.guards.guard import Guard
+from embeddings.guards.traits import traits
 from proxy.lookup.meaning import COMPARED_CHARS, Question, question_of
 from proxy.wire.endpoint import Endpoint
 from tests.docs.pages import ROOT, codes, part, prose, read, rows, snippets
