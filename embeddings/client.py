@@ -28,6 +28,8 @@ UnavailableKind = Literal["deadline", "down", "busy", "protocol", "open"]
 _MOST_CONNECTIONS: Final = 64
 _LATE_TIMER_S: Final = 0.02
 """A deadline noticed so much too late says that our own event loop stood still."""
+_FAIR_SHARE: Final = 0.5
+"""Who had less of the deadline than this is not to blame for having given no answer."""
 
 _GATHER_S: Final = 0.01
 """How long keys are gathered into one message."""
@@ -94,12 +96,23 @@ class EmbeddingClient:
         self._teller: asyncio.Task[None] | None = None
         self._is_closed = False
 
-    async def look_up(self, look_up: LookUp) -> Found:
+    async def look_up(self, look_up: LookUp, until: float | None = None) -> Found:
         """Return what the embedding process finds near a text.
 
+        Args:
+            look_up: The text, and where to look.
+            until: The end (loop time) of a deadline that began before, of which a part is spent.
+
         Raises:
-            EmbeddingsUnavailable: There is no answer; within the deadline in any case.
+            EmbeddingsUnavailable: There is no answer; within the deadline in any case, and by
+                `until`.
         """
+        given_s = self._deadline_s
+        if until is not None:
+            given_s = min(given_s, until - asyncio.get_running_loop().time())
+        if given_s <= 0:
+            # To ask would cost a connection, which ends at the deadline.
+            raise EmbeddingsUnavailable("deadline", "no time was left to ask")
         try:
             request = _message(self._look_up_head, look_up.to_bytes())
         except WireError as error:
@@ -110,10 +123,11 @@ class EmbeddingClient:
             raise EmbeddingsUnavailable("open", str(error)) from error
         began = self._clock()
         try:
-            found = Found.from_bytes(await self._ask(request, self._deadline_s))
+            found = Found.from_bytes(await self._ask(request, given_s))
         except EmbeddingsUnavailable as error:
-            late_s = self._clock() - began - self._deadline_s
-            if error.kind == "busy" or (error.kind == "deadline" and late_s > _LATE_TIMER_S):
+            is_late = self._clock() - began - given_s > _LATE_TIMER_S
+            is_unfair = is_late or given_s < _FAIR_SHARE * self._deadline_s
+            if error.kind == "busy" or (error.kind == "deadline" and is_unfair):
                 self._breaker.leave(is_trial)
             else:
                 self._breaker.failed(is_trial, str(error))

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 LookUpOutcome = Literal["found", "nothing", "refused", "busy", "failed"]
-RebuildCause = Literal["start", "trimmed", "encoder", "store"]
+RebuildCause = Literal["start", "trimmed", "encoder", "store", "lost"]
 SnapshotOutcome = Literal["saved", "loaded", "unusable", "failed"]
 
 

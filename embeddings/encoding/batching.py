@@ -29,7 +29,7 @@ _Waiting = dict[str, list[asyncio.Future[_Encoded]]]
 
 
 class Busy(Exception):
-    """Too much waits already, or the encoder is being closed."""
+    """Too much waits already, the encoder is being closed, or there is no thread for it now."""
 
 
 class Batcher:
@@ -55,7 +55,7 @@ class Batcher:
         self._look_up_batches = 0  # since the background's turn, while some of it waits
         self._is_busy = False
         self._is_closed = False
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="encoder")
+        self._thread = _thread()
 
     async def encode(self, text: str) -> Vector | Refused:
         """Return the vector of a look-up's text, or why it has none.
@@ -63,7 +63,8 @@ class Batcher:
         A caller that is cancelled while the text waits takes it back.
 
         Raises:
-            Busy: Too many texts wait already. Raised at once.
+            Busy: Too many texts wait already, raised at once; or it is being closed, or the system
+                has no thread for it.
             Exception: Whatever the encoder raised for the batch that the text was in.
         """
         if text not in self._look_ups and len(self._look_ups) >= self._max_queued:
@@ -80,7 +81,7 @@ class Batcher:
         """Return for each of `texts` its vector, or why it has none; look-ups go first.
 
         Raises:
-            Busy: The encoder is being closed.
+            Busy: The encoder is being closed, or the system has no thread for it.
             Exception: Whatever the encoder raised for one of the batches.
         """
         futures = self._put(self._background, texts)
@@ -93,11 +94,7 @@ class Batcher:
     async def close(self) -> None:
         """Refuse what waits and whatever else comes; return when the running batch is done."""
         self._is_closed = True
-        for queue in (self._look_ups, self._background):
-            for future in itertools.chain.from_iterable(queue.values()):
-                if not future.done():
-                    future.set_exception(Busy("the encoder is being closed"))
-            queue.clear()
+        self._refuse_all(Busy("the encoder is being closed"))
         await asyncio.to_thread(self._thread.shutdown)
 
     def _put(self, queue: _Waiting, texts: Sequence[str]) -> list[asyncio.Future[_Encoded]]:
@@ -130,9 +127,25 @@ class Batcher:
         """Have the next batch encoded, if anything waits."""
         batch = self._next_batch()
         self._is_busy = bool(batch)
-        if batch:
-            self._tell_queued()
+        if not batch:
+            return
+        self._tell_queued()
+        try:
             self._thread.submit(self._run, asyncio.get_running_loop(), batch, list(batch))
+        except (RuntimeError, MemoryError) as error:
+            # Its one thread is started now, and the system may have none to give just then. What
+            # was submitted would be run by the next one: another executor knows nothing of it.
+            self._thread = _thread()
+            self._is_busy = False
+            refusal = error if isinstance(error, MemoryError) else Busy(str(error))
+            _refuse(batch, refusal)
+            self._refuse_all(refusal)
+
+    def _refuse_all(self, error: Exception) -> None:
+        for queue in (self._look_ups, self._background):
+            _refuse(queue, error)
+            queue.clear()
+        self._tell_queued()
 
     def _next_batch(self) -> _Waiting:
         is_backgrounds_turn = self._look_up_batches >= _LOOK_UP_BATCHES_BEFORE_BACKGROUND
@@ -172,13 +185,22 @@ class Batcher:
                     if not future.done():  # cancelled meanwhile
                         future.set_result(each)
         else:
-            for future in itertools.chain.from_iterable(batch.values()):
-                if not future.done():
-                    future.set_exception(error)
+            _refuse(batch, error)
         self._start()
 
     def _tell_queued(self) -> None:
         self._observer.queued(len(self._look_ups) + len(self._background))
+
+
+def _thread() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(1, thread_name_prefix="encoder")
+
+
+def _refuse(texts: _Waiting, error: BaseException) -> None:
+    """Have those who wait for `texts` fail, but who has left."""
+    for future in itertools.chain.from_iterable(texts.values()):
+        if not future.done():
+            future.set_exception(error)
 
 
 def _take(queue: _Waiting, most_texts: int, most_characters: int) -> _Waiting:

@@ -15,10 +15,12 @@ from typing import Final
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
+from onnxruntime.capi.onnxruntime_pybind11_state import EPFail, Fail, RuntimeException
 
 from embeddings.encoding.description import Description, EncoderError
 from embeddings.encoding.encoder import Refused, Vector
 from embeddings.encoding.tokens import TokenReader, encode_tokens
+from embeddings.out_of_memory import is_for_want_of_memory
 
 FORMAT: Final = 1
 MODEL_FILE: Final = "model.onnx"
@@ -117,10 +119,19 @@ class OnnxEncoder:
         )
 
     def run(self, ids: NDArray[np.int64], mask: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Return the vectors of texts that are tokens already, both arguments (texts, tokens)."""
+        """Return the vectors of texts that are tokens already, both arguments (texts, tokens).
+
+        Raises:
+            MemoryError: It found none.
+        """
         features = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
         vectors: NDArray[np.float32]
-        [vectors] = self._session.run(None, {name: features[name] for name in self._inputs})
+        try:
+            [vectors] = self._session.run(None, {name: features[name] for name in self._inputs})
+        except (Fail, EPFail, RuntimeException) as error:
+            if is_for_want_of_memory(error):
+                raise MemoryError(str(error)) from error
+            raise
         return vectors
 
 

@@ -23,6 +23,7 @@ from transformers.utils import logging
 from embeddings.encoding.description import Description, EncoderError
 from embeddings.encoding.encoder import Refused, Vector
 from embeddings.encoding.tokens import TokenReader, encode_tokens
+from embeddings.out_of_memory import is_for_want_of_memory
 
 Device = Literal["cpu", "cuda"]
 
@@ -80,12 +81,24 @@ class Pipeline(torch.nn.Module):
         return torch.nn.functional.normalize(pooled, dim=1)
 
     def run(self, ids: NDArray[np.int64], mask: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Return the vectors of texts that are tokens already, both arguments (texts, tokens)."""
+        """Return the vectors of texts that are tokens already, both arguments (texts, tokens).
+
+        Raises:
+            MemoryError: It found none, the GPU's included.
+        """
         arrays = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
-        with torch.inference_mode():
-            tensors = [torch.from_numpy(arrays[name]).to(self.model.device) for name in self.inputs]
-            vectors: NDArray[np.float32] = self(*tensors).cpu().numpy()
-            return vectors
+        vectors: NDArray[np.float32]
+        try:
+            with torch.inference_mode():
+                tensors = [
+                    torch.from_numpy(arrays[name]).to(self.model.device) for name in self.inputs
+                ]
+                vectors = self(*tensors).cpu().numpy()
+        except RuntimeError as error:  # torch.OutOfMemoryError is one
+            if is_for_want_of_memory(error):
+                raise MemoryError(str(error)) from error
+            raise
+        return vectors
 
 
 def load(location: str, name: str, device: Device) -> Pipeline:

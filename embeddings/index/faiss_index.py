@@ -63,6 +63,11 @@ class FaissIndex:
         self._durable: set[str] = set()
         """Files that the last snapshot made durable; the saver's."""
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether no partition that lay on disk could not be read since the last sweep began."""
+        return self._holdings.is_whole
+
     async def search(
         self, queries: Sequence[tuple[bytes, Vector]], k: int, now: float
     ) -> list[list[Match]]:
@@ -168,6 +173,7 @@ class FaissIndex:
 
     def _begin_sweep(self) -> None:
         self._holdings.generation += 1
+        self._holdings.is_whole = True
 
     def _load(self) -> str | None:
         began = time.perf_counter()

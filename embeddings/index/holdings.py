@@ -54,7 +54,13 @@ class _Reading:
 
 
 class Holdings:
-    """The vectors of one index."""
+    """The vectors of one index.
+
+    Attributes:
+        in_memory, spilled: The partitions there and on disk.
+        generation: Of what is added now.
+        is_whole: Whether none was lost since somebody set this.
+    """
 
     def __init__(
         self, folder: Path, dimension: int, *, memory_bytes: int, threads: IndexThreads
@@ -71,6 +77,7 @@ class Holdings:
         """Partitions that are being written, and go if nobody wants them meanwhile."""
         self._keys = KeyTable(threads, lambda name: name in self.in_memory or name in self.spilled)
         self.generation = 0
+        self.is_whole = True
         self._is_forgetting = False
         self._has_forgotten = False
 
@@ -298,7 +305,10 @@ class Holdings:
             self.in_memory.put(partition)
 
     def _lose(self, name: bytes, error: BaseException) -> None:
+        # Perhaps only now, for want of a file descriptor, say. But what is added next needs a place
+        # at once, and then the two would have to be put together: the store has it all.
         _log.error("a partition was lost: %s", error)
+        self.is_whole = False
         self.spilled.drop(name)
         self._keys.purge_soon()
 

@@ -64,7 +64,7 @@ class IndexThreads:
             self.later(then, done)
 
         if not self.is_closed:
-            thread.submit(work).add_done_callback(hand_over)
+            thread.submit(_whole_or_end, work).add_done_callback(hand_over)
 
     async def close(self) -> None:
         """End the threads."""

@@ -57,6 +57,11 @@ class VectorIndex(Protocol):
     All raise IndexUnavailable where the index lies elsewhere and cannot be reached.
     """
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is not known to have lost anything since the last `begin_sweep`."""
+        ...
+
     async def search(
         self, queries: Sequence[tuple[bytes, Vector]], k: int, now: float
     ) -> list[list[Match]]:

@@ -1,8 +1,8 @@
 """Vectors in Redis 8's vector sets: one index that all hosts share, as large as a Redis Cluster.
 
 For an index past one host's memory; `faiss_index` is faster. Nothing lies in this process but the
-centroids of divided partitions. Hosts may all write to it: what two of them add or remove twice is
-harmless, so that one need write and any may. That only one does is arranged elsewhere.
+centroids of divided partitions. All hosts write to it, each whatever happens on any of them: what
+is added or removed twice is harmless, and costs its nodes the work once for each host.
 
 What is kept is told in `vector_set_keys`. Commands touch one key each, as in a cluster nothing else
 is atomic. A vector's place is announced in `due`, then it is put there, then located in `at`; on
@@ -84,6 +84,11 @@ class VectorSetIndex:
         # What one step reads of a location must hold until the step is done. Between hosts it may
         # not: then a vector is missing until it is added again.
         self._writing = asyncio.Lock()
+
+    @property
+    def is_whole(self) -> bool:
+        """True: what a node has lost is seen by `load` alone."""
+        return True
 
     async def search(
         self, queries: Sequence[tuple[bytes, Vector]], k: int, now: float

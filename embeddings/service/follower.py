@@ -28,6 +28,13 @@ REBUILD_RATE: Final = 20_000
 """Records per second. A rebuild shares Redis and the CPU with requests; at this rate 100,000
 entries take five seconds."""
 
+_LEAST_PER_PAGE: Final = 100
+"""Records that a page of a scan counts for at least: Redis looks through a thousand keys for it,
+which takes about half a millisecond, however few of them are ours."""
+
+_LOST_EVERY_S: Final = 600.0
+"""How often an index that loses vectors is filled anew: a failing disk may lose them for ever."""
+
 _BATCH: Final = 500
 _BACKOFF_FIRST_S: Final = 0.1
 _BACKOFF_MAX_S: Final = 2.0
@@ -64,7 +71,8 @@ class Follower:
             rebuild_rate: The most records per second a rebuild reads.
             poll_every_s: How often the log is read, once its end is reached.
             snapshot_every_s: How often the index is saved, if anything has changed.
-            tidy_every_s: How often what has expired is dropped from the index.
+            tidy_every_s: How often what has expired is dropped from the index, and it is seen
+                whether a snapshot is due.
             clock: Unix seconds.
         """
         self._engine = engine
@@ -81,6 +89,7 @@ class Follower:
         self._position: str | None = None
         self._saved: str | None = None
         self._save_at = 0.0
+        self._refill_at = 0.0
         self._has_loaded = False
         self._has_failed = False
         self._in_step_at = clock()
@@ -102,6 +111,7 @@ class Follower:
         self._tasks = [
             asyncio.create_task(self._keep_at(self._step), name="follow the log"),
             asyncio.create_task(self._keep_at(self._tidy), name="tidy the index"),
+            asyncio.create_task(self._keep_at(self._save_in_time), name="have the index saved"),
         ]
 
     async def stop(self, *, is_saved: bool = True) -> None:
@@ -151,6 +161,11 @@ class Follower:
             await self._load()
         elif self._position is None:
             await self._rebuild()
+        elif not self._index.is_whole and time.monotonic() >= self._refill_at:
+            logger.warning("the index has lost vectors: it is filled anew")
+            self._refill_at = time.monotonic() + _LOST_EVERY_S
+            self._cause = "lost"
+            self._position = None
         else:
             await self._follow(self._position)
 
@@ -198,13 +213,13 @@ class Follower:
                 cursor, some = await self._source.scan(cursor)
                 keys += some
                 is_over = cursor == 0
-                continue
-            batch, keys = keys[:_BATCH], keys[_BATCH:]
-            await self._refresh(batch)
-            seen += len(batch)
+                seen += max(len(some), _LEAST_PER_PAGE)
+            else:
+                batch, keys = keys[:_BATCH], keys[_BATCH:]
+                await self._refresh(batch)
             self._observer.lag(max(0.0, self._clock() - self._in_step_at))
             ahead_s = seen / self._rebuild_rate - (time.perf_counter() - began)
-            # Also with nothing to wait for: look-ups have their turn between two batches.
+            # Also with nothing to wait for: look-ups have their turn between two steps.
             await asyncio.sleep(max(0.0, ahead_s))
         await self._index.end_sweep()
         self._position = position
@@ -234,10 +249,14 @@ class Follower:
         logger.error("%d of %d records were left out", failures, len(keys))
 
     async def _tidy(self) -> None:
-        """Drop what has expired, save what has changed; beside the following, never before it."""
+        """Drop what has expired; beside the following, never before it."""
         await asyncio.sleep(self._tidy_every_s)
         await self._index.expire(self._clock())
         await self._report_size()
+
+    async def _save_in_time(self) -> None:
+        """Save what has changed; not a part of tidying, whose faults must not keep it away."""
+        await asyncio.sleep(self._tidy_every_s)
         if time.monotonic() >= self._save_at:
             # Whoever stops waits for it: two must not write the same files at once.
             self._saving = asyncio.create_task(self._save(), name="save the index")
@@ -246,7 +265,8 @@ class Follower:
     async def _save(self) -> None:
         """Save the index, if anything has changed since it was last saved."""
         position = self._position
-        if position is None or position == self._saved:
+        # What is lost would be so behind the next start, too: the last snapshot may still have it.
+        if position is None or position == self._saved or not self._index.is_whole:
             return
         self._save_at = time.monotonic() + self._snapshot_every_s
         began = time.perf_counter()

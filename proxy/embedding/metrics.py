@@ -12,7 +12,7 @@ from embeddings.observer import IndexStats, LookUpOutcome, RebuildCause, Snapsho
 
 OUTCOMES: Final = ("found", "nothing", "refused", "busy", "failed")
 STATES: Final = ("flat", "graph", "spilled", "remote")
-CAUSES: Final = ("start", "trimmed", "encoder", "store")
+CAUSES: Final = ("start", "trimmed", "encoder", "store", "lost")
 SNAPSHOTS: Final = ("saved", "loaded", "unusable", "failed")
 
 _ENCODE_S: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)

@@ -22,14 +22,13 @@ import orjson
 import uvloop
 
 from cachestore.change_log import ChangeLog
-from cachestore.errors import StoreError
 from cachestore.redis_link import RedisLink
 from cachestore.vector_records import VectorRecords
 from config.semantic import SemanticSettings
 from embeddings.encoding.batching import Batcher
 from embeddings.encoding.encoder import Encoder
 from embeddings.encoding.models import EncoderError, open_encoder
-from embeddings.index.vector_index import VectorIndex
+from embeddings.index.vector_index import IndexUnavailable, VectorIndex
 from embeddings.observer import Observer
 from embeddings.out_of_memory import end_process
 from embeddings.service import http_server
@@ -136,7 +135,7 @@ class _Process:
         assert self._cluster is not None
         try:
             has_them = await supports_vector_sets(self._cluster)
-        except StoreError:
+        except IndexUnavailable:
             return  # away now; its own faults are told when it is used
         if not has_them:
             raise EncoderError(

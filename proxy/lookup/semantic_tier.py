@@ -16,7 +16,9 @@ from typing import Final, Protocol
 
 from cachestore.vector_record import Meaning
 from embeddings.client import EmbeddingsUnavailable
-from embeddings.guards import Guard, conflict, traits
+from embeddings.guards.conflict import conflict
+from embeddings.guards.guard import Guard
+from embeddings.guards.traits import traits
 from embeddings.wire import Found, LookUp
 from proxy.lookup.answers import StoredAnswer, said_by
 from proxy.lookup.ask import Ask
@@ -56,7 +58,7 @@ class Looked(StrEnum):
     UNKNOWN_TOKENS = "unknown-tokens"
     """A word of the text is unknown to the encoder."""
     DEADLINE = "deadline"
-    """The embedding process did not answer in time."""
+    """The embedding process, or Redis, did not answer in time."""
     DOWN = "down"
     """It could not be reached."""
     BUSY = "busy"
@@ -92,8 +94,8 @@ class SemanticObserver(Protocol):
 class Embeddings(Protocol):
     """The embedding process, as a worker sees it."""
 
-    async def look_up(self, look_up: LookUp) -> Found:
-        """Return what is near a text; raises EmbeddingsUnavailable."""
+    async def look_up(self, look_up: LookUp, until: float) -> Found:
+        """Return what is near a text by `until` (loop time), or raise EmbeddingsUnavailable."""
 
     def add_soon(self, keys: list[bytes]) -> None:
         """Tell that `keys` were stored."""
@@ -155,18 +157,15 @@ class SemanticTier:
             return None
         began = time.perf_counter()
         until = asyncio.get_running_loop().time() + self._deadline_s
-        try:
-            async with asyncio.timeout_at(until):
-                question = await self._question(ask)
-        except TimeoutError:
-            self._observer.meant(Looked.DEADLINE)
+        question = await self._question(ask, until)
+        if question is None:
             return None
         if isinstance(question, ExactOnly):
             self._observer.exact_only(question)
             return None
         try:
             found = await self._embeddings.look_up(
-                LookUp(question.partition, question.text, _NEIGHBOURS)
+                LookUp(question.partition, question.text, _NEIGHBOURS), until
             )
         except EmbeddingsUnavailable as error:
             self._observer.meant(Looked(error.kind))
@@ -179,7 +178,7 @@ class SemanticTier:
             return _unencoded(question)
         outcome, near = Looked.DEADLINE, None
         try:
-            # Its own deadline has ended the question to the process; this one, those to Redis.
+            # The client has kept to `until` by itself; those who ask Redis have to be told.
             async with asyncio.timeout_at(until):
                 outcome, near = await self._nearest(ask, question, found)
         except TimeoutError:
@@ -193,23 +192,33 @@ class SemanticTier:
     async def meaning(self, ask: Ask) -> Meaning | None:
         """Return what to store an answer with for which nothing was looked up.
 
-        None where the request is for the exact tier only.
+        None where the request is for the exact tier only; and where its history could not be looked
+        up within the deadline, as it goes upstream only then: its answer is found in its own words.
         """
         if ask.route.semantic == "off":
             return None
-        question = await self._question(ask)
-        return None if isinstance(question, ExactOnly) else _unencoded(question)
+        until = asyncio.get_running_loop().time() + self._deadline_s
+        question = await self._question(ask, until)
+        return _unencoded(question) if isinstance(question, Question) else None
 
     def stored(self, key: bytes) -> None:
         """Let what has just been stored be found at once, on this host."""
         self._embeddings.add_soon([key])
 
-    async def _question(self, ask: Ask) -> Question | ExactOnly:
+    async def _question(self, ask: Ask, until: float) -> Question | ExactOnly | None:
+        """Return what to look up; None where that is not known by `until`, which is counted."""
+        answered_by = None
         try:
-            answered_by = await self._answered_by(ask) if ask.route.chains_history else None
+            # Who does not ask Redis waits for nothing here, and needs no timer.
+            if ask.route.chains_history:
+                async with asyncio.timeout_at(until):
+                    answered_by = await self._answered_by(ask)
             return question_of(ask.request, ask.scope, answered_by)
         except Unkeyable:
             return ExactOnly.TURN
+        except TimeoutError:
+            self._observer.meant(Looked.DEADLINE)
+            return None
 
     async def _answered_by(self, ask: Ask) -> bytes | None:
         """Return what stands for the stored response that is the last answer in the history.

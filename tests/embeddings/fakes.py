@@ -156,6 +156,9 @@ class FakeIndex:
         self.searches: list[int] = []
         self.not_swept: set[bytes] = set()
         self.poison: set[bytes] = set()
+        self.is_whole = True
+        self.expiries = 0
+        self.is_expiry_broken = False
         self.is_down = False
         self.is_disk_full = False
         self.is_closed = False
@@ -198,6 +201,9 @@ class FakeIndex:
     async def expire(self, now: float) -> int:
         """Drop what has expired."""
         self.check()
+        self.expiries += 1
+        if self.is_expiry_broken:
+            raise ValueError("a defect")
         old = [key for key, held in self.vectors.items() if held.expires_at <= now]
         await self.remove(old)
         return len(old)
@@ -206,6 +212,7 @@ class FakeIndex:
         """Begin a rebuild."""
         self.check()
         self.not_swept = set(self.vectors)
+        self.is_whole = True
 
     async def end_sweep(self) -> int:
         """End a rebuild."""

@@ -60,13 +60,19 @@ async def until(is_so: Callable[[], bool]) -> None:
 
 
 async def kind_of_failure(
-    client: EmbeddingClient, text: str = "hello", deadline_s: float = _LONG_S
+    client: EmbeddingClient,
+    text: str = "hello",
+    deadline_s: float = _LONG_S,
+    *,
+    is_clients: bool = True,
 ) -> str:
-    """Look up, and return how that failed; it must have done so within the client's deadline.
+    """Look up, and return how that failed; it must have done so within the deadline.
 
-    A timer of the same loop says so: were the loop held up, it would be so as well.
+    A timer of the same loop says so: were the loop held up, it would be so as well. The deadline is
+    the client's, or else one that the look-up is given.
     """
-    asking = asyncio.create_task(client.look_up(question(text)))
+    end = None if is_clients else asyncio.get_running_loop().time() + deadline_s
+    asking = asyncio.create_task(client.look_up(question(text), end))
     timer = asyncio.create_task(asyncio.sleep(deadline_s + 0.02))
     await asyncio.wait({asking, timer}, return_when=asyncio.FIRST_COMPLETED)
     await turns_of_the_loop()
@@ -263,6 +269,50 @@ async def test_a_late_answer_is_never_taken_for_anothers(
     for number in range(5):
         assert await client.look_up(question(f"text {number}")) == found_for(f"text {number}")
     assert len(server._connections) == 1
+
+
+async def test_a_look_up_ends_when_the_time_it_was_left_is_over(
+    clients: Clients, server: Server
+) -> None:
+    """The caller's deadline began before; more than the client's own is not to be had."""
+    unhurried, hurried = clients(_LONG_S), clients(_SHORT_S)
+
+    assert await kind_of_failure(unhurried, "wait", _SHORT_S, is_clients=False) == "deadline"
+    end = asyncio.get_running_loop().time() + _LONG_S
+    with pytest.raises(EmbeddingsUnavailable, match="within 100 ms"):
+        await hurried.look_up(question("wait"), end)
+
+
+async def test_who_has_no_time_left_does_not_even_ask(
+    client: EmbeddingClient, server: Server, service: FakeService, states: States
+) -> None:
+    """It would be for nothing, and end a connection that is of use to others."""
+    assert await client.look_up(question("hello")) == found_for("hello")
+    connections = set(server._connections)
+
+    for _ in range(3):
+        assert await kind_of_failure(client, "wait", 0.0, is_clients=False) == "deadline"
+
+    assert not service.has_begun.is_set()
+    assert await client.look_up(question("hello")) == found_for("hello")
+    assert set(server._connections) == connections
+    assert states.told == []
+
+
+@pytest.mark.parametrize(("share", "told"), [(0.1, []), (0.9, [False])])
+async def test_a_process_is_blamed_only_if_it_was_given_time(
+    clients: Clients, server: Server, states: States, share: float, told: list[bool]
+) -> None:
+    """Where another has spent most of the deadline, no answer says nothing of the process."""
+    client = clients(_FAIR_S)
+    left_s = share * _FAIR_S
+
+    kinds = await asyncio.gather(
+        *(kind_of_failure(client, "wait", left_s, is_clients=False) for _ in range(3))
+    )
+
+    assert kinds == ["deadline"] * 3
+    assert states.told == told
 
 
 async def nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -18,6 +18,7 @@ from cachestore.memory_store import MemoryStore
 from cachestore.redis_link import RedisLink
 from cachestore.redis_store import RedisStore
 from config.settings import Settings
+from embeddings.client import EmbeddingsUnavailable
 from embeddings.wire import Found, LookUp, Neighbour
 from proxy.boarding import Boarding
 from proxy.fetch import Fetcher
@@ -389,7 +390,7 @@ class FakeEmbeddings:
         matches: What is near every text, best first.
         refused: Why no text has a vector.
         error: Raised in place of an answer.
-        gate: Waited for before each answer.
+        gate: Waited for before each answer, as long as there is time.
         asked: The look-ups that came.
         added: The keys it was told were stored.
         removed: The keys it was told are gone.
@@ -404,11 +405,15 @@ class FakeEmbeddings:
         self.added: list[bytes] = []
         self.removed: list[bytes] = []
 
-    async def look_up(self, look_up: LookUp) -> Found:
+    async def look_up(self, look_up: LookUp, until: float) -> Found:
         """Return what is near a text."""
         self.asked.append(look_up)
         if self.gate is not None:
-            await self.gate.wait()
+            try:
+                async with asyncio.timeout_at(until):
+                    await self.gate.wait()
+            except TimeoutError as error:
+                raise EmbeddingsUnavailable("deadline", "the gate is shut") from error
         if self.error is not None:
             raise self.error
         if self.refused is not None:

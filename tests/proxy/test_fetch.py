@@ -458,7 +458,7 @@ async def test_alias_that_redis_never_saw_costs_no_answer_now_or_next_time() -> 
     await settle()
     aliases = redis.names("a")
     redis.is_forgetful = True
-    third = chat("Tell me how many inhabitants the city of Paris has.")
+    third = chat("Tell me how many inhabitants the town has.")
     worker.metrics.flush()
     before = faults()
 

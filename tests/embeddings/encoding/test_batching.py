@@ -30,6 +30,8 @@ class HeldEncoder:
         self.batches.append(list(texts))
         self._loop.call_soon_threadsafe(self.began.release)
         self._may_end.acquire()
+        if "large" in texts:
+            raise MemoryError
         if "fail" in texts:
             raise RuntimeError("the encoder failed")
         return [
@@ -215,6 +217,47 @@ async def test_failure_is_that_of_its_batch_alone(
             await task
     assert list(await after) == [5, 5]
     assert counts.batches == [1]
+
+
+async def test_want_of_memory_is_passed_on_as_it_is(batcher: Batcher, encoder: HeldEncoder) -> None:
+    """Who asked ends the process; were it another error, the text would be taken for the cause."""
+    encoder.end_batches(2)
+    with pytest.raises(MemoryError):
+        await batcher.encode("large")
+    with pytest.raises(MemoryError):
+        await batcher.encode_in_background(["large"])
+
+
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [(RuntimeError("can't start new thread"), Busy), (MemoryError(), MemoryError)],
+)
+async def test_thread_that_cannot_be_started_is_tried_again(
+    batcher: Batcher,
+    encoder: HeldEncoder,
+    counts: Counts,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    fault: Exception,
+    told: type[Exception],
+) -> None:
+    """All who wait are told; nothing of theirs is encoded later, and what comes then is."""
+
+    def start(thread: threading.Thread) -> None:
+        raise fault
+
+    with monkeypatch.context() as without_threads:
+        without_threads.setattr(threading.Thread, "start", start)
+        tasks = await ask(batcher, *"abcdef")  # more than a batch
+        rebuild = asyncio.create_task(batcher.encode_in_background(["g"]))
+        answers = await asyncio.gather(*tasks, rebuild, return_exceptions=True)
+    assert {type(answer) for answer in answers} == {told}
+    assert counts.waiting == 0
+
+    [after] = await ask(batcher, "after")
+    encoder.end_batches()
+    assert list(await after) == [5, 5]
+    assert encoder.batches == [["after"]]
 
 
 async def test_look_ups_go_before_background_texts(batcher: Batcher, encoder: HeldEncoder) -> None:

@@ -192,6 +192,23 @@ def test_every_kind_of_model_is_exported_as_it_is(
     assert encoder.dimension == in_torch.dimension == model.encode("a").shape[0]
 
 
+def test_export_needs_no_onnxscript(tiny: Path, tmp_path: Path) -> None:
+    """torch's other exporter does, so that it is not among our dependencies."""
+    program = f"""
+import sys
+from pathlib import Path
+sys.modules["onnxscript"] = None
+from embeddings.encoding.onnx_export import export
+export("tiny", {str(tiny)!r}, Path({str(tmp_path / "tiny")!r}))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], check=False, capture_output=True, text=True
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert OnnxEncoder(tmp_path / "tiny", 1, LATIN).encode(["abc"])
+
+
 def test_fingerprints_tell_encoders_apart(tmp_path: Path, tiny: Path, exported: Path) -> None:
     """Same weights, other pooling: other vectors."""
     tiny_models.save(
@@ -277,6 +294,37 @@ def test_spoilt_export_is_exported_anew(
 
     fingerprint = OnnxEncoder(folder, 1, LATIN).fingerprint
     assert fingerprint == OnnxEncoder(exported, 1, LATIN).fingerprint
+
+
+def test_want_of_memory_is_told_as_such(models_folder: Path, minilm: Encoder) -> None:
+    """onnxruntime has no class of its own for it; another failure is told as it is."""
+    program = f"""
+import resource
+from pathlib import Path
+import numpy as np
+from embeddings.encoding.models import open_encoder
+encoder = open_encoder({DEFAULT_MODEL!r}, Path({str(models_folder)!r}), device="cpu", threads=1)
+encoder.encode(["How do I reset my password?"])
+few, many = np.full((1, 8), 10**6), np.ones((64, 256), np.int64)
+try:
+    encoder.run(few, np.ones_like(few))
+except MemoryError:
+    raise SystemExit("a token that the model does not know is no want of memory")
+except Exception:
+    pass
+pages = int(Path("/proc/self/statm").read_text().split()[0])
+limit = pages * resource.getpagesize() + 8 * 2**20
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+try:
+    encoder.run(many, many)
+except MemoryError:
+    print("no memory")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], check=False, capture_output=True, text=True
+    )
+
+    assert (done.returncode, done.stdout) == (0, "no memory\n"), done.stderr
 
 
 def test_serving_process_imports_no_torch(models_folder: Path, minilm: Encoder) -> None:

@@ -1,5 +1,7 @@
 """Torch serves the same vectors; models that cannot be served are named as such."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -46,6 +48,34 @@ def test_missing_gpu_is_named(tmp_path: Path) -> None:
     """With what would help."""
     with pytest.raises(EncoderError, match=r"no CUDA device .* set the device to cpu"):
         open_encoder(DEFAULT_MODEL, tmp_path, device="cuda", threads=1)
+
+
+def test_want_of_memory_is_told_as_such(tmp_path: Path) -> None:
+    """torch tells it of a CPU as any other failure, of a GPU as a kind of that."""
+    tiny_models.save(tmp_path / "tiny", tiny_models.transformer(tmp_path / "bert"), Pooling(16))
+    program = f"""
+import resource
+from pathlib import Path
+import numpy as np
+import torch
+from embeddings.encoding.torch_encoder import load
+torch.set_num_threads(1)
+pipeline = load({str(tmp_path / "tiny")!r}, "tiny", "cpu")
+few, many = np.full((1, 8), 5), np.ones((20_000, 32), np.int64)
+pipeline.run(few, np.ones_like(few))
+pages = int(Path("/proc/self/statm").read_text().split()[0])
+limit = pages * resource.getpagesize() + 16 * 2**20
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+try:
+    pipeline.run(many, many)
+except MemoryError:
+    print("no memory")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], check=False, capture_output=True, text=True
+    )
+
+    assert (done.returncode, done.stdout) == (0, "no memory\n"), done.stderr
 
 
 def max_pooled(bert: torch.nn.Module) -> SentenceTransformer:

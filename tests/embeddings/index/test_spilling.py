@@ -400,6 +400,7 @@ async def test_a_partition_lost_while_it_is_read_keeps_what_is_added(
     """And grows again."""
     async with opened(tmp_path) as index:
         await with_a_big_one_on_disk(index)
+        assert index.is_whole
         [graph] = files(tmp_path, "*.graph")
         flip(graph)
         with busy(index._threads.loader):
@@ -409,6 +410,7 @@ async def test_a_partition_lost_while_it_is_read_keeps_what_is_added(
         async with asyncio.timeout(20):
             while "was lost" not in caplog.text:
                 await index.stats()
+        assert not index.is_whole
         assert await found(index, MOVED[3]) == [9003]
         assert len(await found(index, BIG[0], k=99)) == len(MOVED)
         await index.add(entries(BIG))
@@ -476,9 +478,12 @@ async def test_a_damaged_file_costs_what_lay_there(
         answers = await found_numbers(index, range(300))
         assert 300 - most_lost <= len(answers) < 300
         assert caplog.text.count("a partition was lost") == 300 - len(answers)
+        assert not index.is_whole
         assert sum((await index.stats()).vectors.values()) == len(answers)
         await index.save("2-0")
+        await index.begin_sweep()
         await add_small_ones(index, 300)
+        assert index.is_whole
         assert await found_numbers(index, range(300)) == list(range(300))
         await index.remove([key(number) for number in range(300)])
         assert (await index.stats()).partitions == 0

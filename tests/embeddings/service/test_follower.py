@@ -269,6 +269,62 @@ async def test_a_rebuild_keeps_to_its_rate_and_serves(start: Start, store: FakeS
     assert answered >= 5
 
 
+class AmongOthers(FakeSource):
+    """In a Redis that holds much else: pages of a scan have none of our records, for long."""
+
+    foreign_pages = 20
+
+    async def scan(self, cursor: int) -> tuple[int, list[bytes]]:
+        """Return pages without a key first."""
+        if cursor < self.foreign_pages:
+            self.store.check()
+            self.scans += 1
+            return cursor + 1, []
+        return await super().scan(0 if cursor == self.foreign_pages else cursor)
+
+
+async def test_pages_without_our_records_count_too(store: FakeStore) -> None:
+    """Redis looks through as many names for them, and serves others meanwhile."""
+    host = Host(store)
+    key = store.put("how do I pay?")
+    source = AmongOthers(store, host.encoder.fingerprint)
+    # Each page counts for a hundred records.
+    follower = Follower(host.engine, host.index, source, host.observer, rebuild_rate=4000)
+    began = time.monotonic()
+    follower.start()
+    await follower.wait_ready()
+
+    assert time.monotonic() - began >= 0.5
+    assert source.scans == 21
+    assert host.index.vectors.keys() == {key}
+    await follower.stop()
+    await host.close()
+
+
+async def test_an_index_that_has_lost_vectors_is_filled_anew(store: FakeStore) -> None:
+    """The store has them. If it loses some again soon after, that waits; nothing is saved then."""
+    saved: dict[str, Any] = {}
+    host = Host(store, saved=saved, tidy_every_s=3600)
+    keys = {store.put(f"text {number}") for number in range(100)}
+    host.follower.start()
+    await host.follower.wait_ready()
+
+    host.index.vectors.clear()
+    host.index.is_whole = False
+    await until(lambda: host.observer.rebuilds == ["start", "lost"])
+    assert host.index.vectors.keys() == keys
+    assert host.index.is_whole
+
+    host.index.vectors.clear()
+    host.index.is_whole = False
+    later = store.put("later")
+    await until(lambda: later in host.index.vectors)
+    await host.close()
+    assert host.observer.rebuilds == ["start", "lost"]
+    assert host.index.vectors.keys() == {later}
+    assert saved == {}
+
+
 async def test_what_changes_under_a_rebuild_is_not_missed(start: Start, store: FakeStore) -> None:
     """The place in the log is taken before the scan."""
     keys = [store.put(f"text {number}") for number in range(2000)]
@@ -316,6 +372,24 @@ async def test_the_index_is_saved_and_tidied_as_it_goes(start: Start, store: Fak
     await until(lambda: saved.get("vectors", {}).keys() == {kept, expiring})
     # Expiry is not in the log: no message tells of it.
     await until(lambda: host.index.vectors.keys() == {kept})
+
+
+async def test_a_defect_of_tidying_does_not_keep_the_index_from_being_saved(
+    start: Start, store: FakeStore
+) -> None:
+    """A killed process would lose all since its start; and tidying is tried again."""
+    saved: dict[str, Any] = {}
+    host = start(store, saved=saved, snapshot_every_s=0.02, tidy_every_s=0.01)
+    host.index.is_expiry_broken = True
+    await host.follower.wait_ready()
+    key = store.put("how do I pay?")
+
+    await until(lambda: key in saved.get("vectors", {}))
+    await until(lambda: host.index.expiries >= 2)
+    host.index.is_expiry_broken = False
+    store.put("expiring", expires_at=time.time() + 0.3)
+    await until(lambda: len(host.index.vectors) == 2)
+    await until(lambda: host.index.vectors.keys() == {key})
 
 
 async def test_a_full_disk_is_survived(start: Start, store: FakeStore) -> None:

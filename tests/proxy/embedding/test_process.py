@@ -29,6 +29,7 @@ from embeddings.client import EmbeddingClient, EmbeddingsUnavailable
 from embeddings.wire import Found, LookUp
 from proxy.embedding.start import EmbeddingStart
 from tests.support import processes
+from tests.support.redis8_cluster import Redis8Cluster, Redis8Node
 from tests.support.redis_server import RedisServer
 
 MODELS = Path(__file__).parents[3] / "build" / "models"
@@ -389,6 +390,53 @@ def test_redis_that_is_away_does_not_hold_up_a_start(folder: Path, own_redis: Re
         rig.found(process, has(b"k" * 32))
     finally:
         rig.processes[0].close()
+
+
+def test_with_an_index_in_vector_sets_what_is_stored_is_found_also_after_a_restart(
+    rig: Rig, redis8_cluster: Redis8Cluster
+) -> None:
+    """The vectors lie in the cluster, under our namespace; the process has no snapshot."""
+    where = {"index": "vector-set", "index_url": redis8_cluster.url}
+    process = rig.serving(**where)
+    empty = rig.look_up(process)
+    assert empty is not None
+    assert empty.matches == ()
+
+    rig.store(b"k" * 32)
+    near = rig.found(process, has(b"k" * 32))
+    process.terminate()
+
+    assert near.matches[0].score >= 0.95
+    assert process.wait() == 0
+    rig.store(b"o" * 32, "How do I bake a loaf of bread?")
+    again = rig.serving(**where)
+    rig.found(again, has(b"k" * 32))
+
+    def is_new_found() -> bool:
+        found = rig.look_up(again, "How do I bake bread?")
+        return found is not None and has(b"o" * 32)(found)
+
+    assert processes.wait_until(is_new_found, 20, 0.05)
+    again.terminate()
+    assert again.wait() == 0
+    assert [path.name for path in (rig.folder / "data/index").glob("*/*")] == ["encoder.json"]
+    assert not any("Traceback" in line for each in rig.processes for line in each.said)
+
+
+@pytest.mark.usefixtures("_redis8")
+def test_index_in_vector_sets_that_is_away_does_not_hold_up_a_start(rig: Rig) -> None:
+    """What is asked gets no answer; once that Redis is there, what is stored is found."""
+    away = Redis8Node()
+    away.kill()
+    try:
+        process = rig.serving(index="vector-set", index_url=away.url)
+        assert rig.look_up(process) is None
+        assert not any("Traceback" in line for line in process.said), process.said
+        away.start()
+        rig.store(b"k" * 32)
+        rig.found(process, has(b"k" * 32))
+    finally:
+        away.close()
 
 
 def test_process_ends_when_its_supervisor_is_gone(rig: Rig) -> None:

@@ -1,5 +1,6 @@
 """Near questions and their answers: every way in which a look-up by meaning can end."""
 
+import asyncio
 import json
 from dataclasses import replace
 from typing import Any
@@ -14,7 +15,7 @@ from cachestore.vector_record import Meaning
 from config.settings import Settings
 from embeddings.client import EmbeddingsUnavailable, UnavailableKind
 from embeddings.encoding.encoder import Refused
-from embeddings.guards import Guard
+from embeddings.guards.guard import Guard
 from embeddings.wire import Neighbour
 from proxy.lookup.answers import StoredAnswer
 from proxy.lookup.ask import Ask, Reader
@@ -696,3 +697,79 @@ async def test_alias_is_no_link_where_answers_to_other_words_are_not_given() -> 
 
     exact = await partition_of(rig, third_turn(PARAPHRASED), "exact")
     assert rig.embeddings.asked[0].partition == exact
+
+
+# One deadline for all that a look-up waits for.
+
+SLACK_S = 0.3
+"""The virtual clock goes on while code runs, too."""
+
+
+@pytest.mark.parametrize(("redis_s", "is_asked"), [(0.0, True), (2.0, True), (9.0, False)])
+async def test_redis_and_the_process_together_take_no_longer_than_the_deadline(
+    redis_s: float, is_asked: bool
+) -> None:
+    """`semantic.deadline_ms` is for the whole look-up: the process gets what Redis leaves of it."""
+    rig = Rig(deadline_s=3.0)
+    rig.embeddings.gate = asyncio.Event()
+    rig.redis.hold()
+    loop = asyncio.get_running_loop()
+    loop.call_later(redis_s, rig.redis.let_go)
+    began = loop.time()
+
+    await rig.look_up(asks(third_turn(), history="chain"))
+
+    assert 3.0 <= loop.time() - began < 3.0 + SLACK_S
+    assert rig.observer.outcomes == [Looked.DEADLINE]
+    assert bool(rig.embeddings.asked) is is_asked
+
+
+async def test_what_was_found_in_time_but_not_fetched_in_time_is_a_miss() -> None:
+    """Three waits, for the history, the process and the response: one deadline."""
+    rig = Rig(near(), deadline_s=3.0)
+    await rig.store()
+    rig.embeddings.gate = asyncio.Event()
+    rig.redis.hold()
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+
+    def answer_history() -> None:
+        rig.redis.let_go()
+        rig.redis.hold()
+
+    loop.call_later(1.0, answer_history)
+    loop.call_later(2.0, rig.embeddings.gate.set)
+
+    assert isinstance(await rig.look_up(asks(third_turn(), history="chain")), Meaning)
+
+    assert 3.0 <= loop.time() - began < 3.0 + SLACK_S
+    assert rig.observer.outcomes == [Looked.DEADLINE]
+    assert rig.redis.commands[-1] == "MGET"
+
+
+async def test_a_request_that_looks_nothing_up_waits_no_longer_for_its_history() -> None:
+    """It goes upstream only then; its answer is found in its own words alone."""
+    rig = Rig(deadline_s=3.0)
+    rig.redis.hold()
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+
+    assert await rig.tier.meaning(asks(third_turn(), history="chain")) is None
+
+    assert 3.0 <= loop.time() - began < 3.0 + SLACK_S
+    assert rig.observer.outcomes == [Looked.DEADLINE]
+
+
+async def test_history_that_comes_in_time_is_what_an_answer_is_stored_with() -> None:
+    """Though nothing was looked up."""
+    rig = Rig(deadline_s=3.0)
+    await conversation(rig)
+    ask = asks(third_turn(), history="chain")
+    rig.redis.hold()
+    asyncio.get_running_loop().call_later(2.0, rig.redis.let_go)
+
+    found = await rig.tier.meaning(ask)
+
+    assert found is not None
+    assert found.partition == await partition_of(rig, third_turn())
+    assert found.partition != meaning(ask).partition
