@@ -32,6 +32,13 @@ def cpu_ns(pids: Sequence[int]) -> int:
     )
 
 
+def pin(pids: Sequence[int], cores: Sequence[int]) -> None:
+    """Have all threads of these processes run on some cores; those they start then, as well."""
+    for pid in pids:
+        for task in (_PROC / str(pid) / "task").iterdir():
+            os.sched_setaffinity(int(task.name), cores)
+
+
 def rss_bytes(pid: int) -> int:
     """Return the resident set size of a process."""
     for line in (_PROC / str(pid) / "status").read_text().splitlines():

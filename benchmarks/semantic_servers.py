@@ -152,8 +152,8 @@ def encoder(folder: Path) -> Iterator[EncoderProcess]:
 
 
 @contextlib.contextmanager
-def saturation(folder: Path, socket_path: str) -> Iterator[None]:
-    """Have the embedding process do as many look-ups as it can."""
+def saturation(folder: Path, socket_path: str) -> Iterator[int]:
+    """Have the embedding process do as many look-ups as it can; yield who asks for them."""
     log = folder / "saturation.log"
     command = [sys.executable, "-m", "benchmarks.saturation", socket_path]
     with processes.running(command, log) as process:
@@ -161,7 +161,7 @@ def saturation(folder: Path, socket_path: str) -> Iterator[None]:
             if process.poll() is not None:
                 raise RuntimeError(log.read_text()[-2000:])
             time.sleep(0.005)
-        yield
+        yield process.pid
         if process.poll() is not None:
             raise RuntimeError(log.read_text()[-2000:])
 

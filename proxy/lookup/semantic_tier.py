@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from hashlib import sha256
 from typing import Final, Protocol
 
@@ -26,6 +27,9 @@ from proxy.lookup.keys import Unkeyable
 from proxy.lookup.meaning import ExactOnly, Question, earlier, question_of
 from proxy.lookup.policy import Reuse, may_reuse
 from proxy.lookup.tiers import Tiers
+
+_stored_traits = lru_cache(maxsize=2048)(traits)
+"""Of stored questions: what is asked again and again is near to the same ones."""
 
 _NEIGHBOURS: Final = 4
 """How many are asked for: the nearest may have expired, or not be what the request will have."""
@@ -267,7 +271,7 @@ class SemanticTier:
                 # Stored anew by somebody who could not tell; what was there before is still found.
                 outcome = Looked.NOT_REUSED
                 continue
-            if (guard := conflict(asked, traits(answer.asked))) is not None:
+            if (guard := conflict(asked, _stored_traits(answer.asked))) is not None:
                 self._observer.vetoed(guard)
                 outcome = Looked.VETOED
                 continue
