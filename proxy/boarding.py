@@ -19,9 +19,10 @@ from proxy.fetch import MOST_FAILURES, Fetcher, Order
 from proxy.forward import Forwarder, failure
 from proxy.lookup.answers import StoredAnswer
 from proxy.lookup.ask import Ask
+from proxy.lookup.flights import Flights
 from proxy.lookup.heads import matches_vary, may_answer
 from proxy.lookup.policy import Reuse
-from proxy.lookup.single_flight import Flight, FlightFailed, Flights, Landed, Watcher
+from proxy.lookup.single_flight import Flight, FlightFailed, Landed, Watcher
 from proxy.metrics import Outcome
 from proxy.replies import Replies
 

@@ -20,7 +20,7 @@ from embeddings.encoding.encoder import Vector
 from embeddings.index.in_memory import InMemory
 from embeddings.index.key_table import KeyTable
 from embeddings.index.part_files import Part, Row, SnapshotError
-from embeddings.index.partition import Partition
+from embeddings.index.partition import LARGE_BYTES, Partition
 from embeddings.index.spilling import Spilled, Spot, read, write
 from embeddings.index.threads import IndexThreads
 from embeddings.index.vector_index import IndexedVector, Match
@@ -30,8 +30,6 @@ _AT_ONCE: Final = 1000
 """Vectors removed, or partitions on disk forgotten, between two calls: about 2 ms."""
 _PACK_BYTES: Final = 256 * 1024
 """Memory of the small partitions that are put on disk between two calls: 2.3 ms for 91 of them."""
-_LARGE_BYTES: Final = 512 * 1024
-"""What is larger, or has a graph, is written and read beside; at most 3 and 1 ms are waited for."""
 _ROOM_SHARE: Final = 1 / 16
 """Of the memory allowed, so much is made free at once: else each addition would write a pack."""
 _SPILLED_SHARE: Final = 1 / 2
@@ -263,7 +261,7 @@ class Holdings:
             return None
         spot = self.spilled.spot(name)
         fetch = partial(read, self._folder, spot, self._dimension)
-        if spot.graph_file is not None or spot.length > _LARGE_BYTES:
+        if spot.graph_file is not None or spot.length > LARGE_BYTES:
             self._reading[name] = _Reading()
             self._threads.beside(self._threads.loader, fetch, partial(self._arrived, name))
             return None
@@ -334,7 +332,14 @@ class Holdings:
 
     def spill(self) -> None:
         """Put the coldest partitions on disk until the others fit."""
-        while self._is_full and (coldest := self._coldest()):
+        while self._is_full:
+            # Never the last one: what is asked for now would have to come back at once.
+            most = len(self.in_memory) - len(self._leaving) - 1
+            coldest = self.in_memory.coldest(
+                most, min(_PACK_BYTES, self._memory_bytes * _ROOM_SHARE)
+            )
+            if not coldest:
+                break
             try:
                 self._put_on_disk(coldest)
             except OSError as error:
@@ -345,24 +350,8 @@ class Holdings:
             self._is_forgetting = True
             self._forget_coldest()
 
-    def _coldest(self) -> list[Partition]:
-        """Return what goes to disk next: small ones together, or a large one; never the last."""
-        coldest: list[Partition] = []
-        enough_bytes = min(_PACK_BYTES, self._memory_bytes * _ROOM_SHARE)
-        others = len(self.in_memory) - len(self._leaving) - 1
-        for partition in self.in_memory.partitions.values():
-            if len(coldest) >= others or enough_bytes <= 0:
-                break
-            if partition.holds:
-                continue
-            if _is_large(partition):
-                return coldest or [partition]
-            coldest.append(partition)
-            enough_bytes -= partition.size_bytes
-        return coldest
-
     def _put_on_disk(self, coldest: list[Partition]) -> None:
-        if _is_large(coldest[0]):
+        if coldest[0].is_large:
             [partition] = coldest
             part = self._held_copy(partition)
             self._leaving[partition.name] = partition
@@ -404,7 +393,3 @@ class Holdings:
         else:
             self._is_forgetting = False
             self._keys.purge_soon()
-
-
-def _is_large(partition: Partition) -> bool:
-    return partition.graph is not None or partition.size_bytes > _LARGE_BYTES

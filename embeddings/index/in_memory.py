@@ -67,6 +67,25 @@ class InMemory:
         del self.partitions[partition.name]
         self._untidy.discard(partition.name)
 
+    def coldest(self, most: int, enough_bytes: float) -> list[Partition]:
+        """Return what may go to disk next, as nobody reads it: a large one, or small ones together.
+
+        Args:
+            most: How many at most.
+            enough_bytes: Of memory; no more are taken once they come to that.
+        """
+        coldest: list[Partition] = []
+        for partition in self.partitions.values():
+            if len(coldest) >= most or enough_bytes <= 0:
+                break
+            if partition.holds:
+                continue
+            if partition.is_large:
+                return coldest or [partition]
+            coldest.append(partition)
+            enough_bytes -= partition.size_bytes
+        return coldest
+
     def add(self, partition: Partition, vector: IndexedVector, generation: int) -> None:
         """Add a vector to one of these."""
         size_bytes = partition.size_bytes

@@ -18,6 +18,9 @@ from embeddings.encoding.encoder import Vector
 from embeddings.index.graph import Graph
 from embeddings.index.vector_index import IndexedVector, Match
 
+LARGE_BYTES: Final = 512 * 1024
+"""What is larger, or has a graph, is written and read beside the index's owner; of the others at
+most 3 and 1 ms are waited for."""
 GRAPH_AT: Final = 2000
 """Where a search of the graph becomes as fast as of the tail: 0.07 ms; see benchmarks/index.py."""
 
@@ -77,6 +80,11 @@ class Partition:
         if self.graph is not None:
             size += self.graph.size_bytes
         return size
+
+    @property
+    def is_large(self) -> bool:
+        """Whether writing it takes longer than a search should wait."""
+        return self.graph is not None or self.size_bytes > LARGE_BYTES
 
     def add(self, vector: IndexedVector, generation: int) -> None:
         """Add one vector, in place of what was there under its key."""

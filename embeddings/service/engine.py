@@ -75,7 +75,7 @@ class Engine:
         """
         self._look_ups += 1
         self._none_runs.clear()
-        outcome: LookUpOutcome | None = None
+        outcome: LookUpOutcome | None = "failed"  # but for what is said below
         try:
             vector = await self._batcher.encode(text)
             if isinstance(vector, Refused):
@@ -88,9 +88,8 @@ class Engine:
         except Busy:
             outcome = "busy"
             raise
-        except Exception:
-            # Counted, whatever it is, and passed on. One who has left is not counted.
-            outcome = "failed"
+        except asyncio.CancelledError:
+            outcome = None  # who has left is not counted
             raise
         finally:
             if outcome is not None:

@@ -244,7 +244,8 @@ class Follower:
                 await self._engine.refresh([key])
             except (*_RETRYABLE, MemoryError):
                 raise
-            except Exception:  # logged with the batch
+            except Exception:
+                # Whatever it is, it was logged with the batch: once, not five hundred times.
                 failures += 1
         logger.error("%d of %d records were left out", failures, len(keys))
 
@@ -275,7 +276,8 @@ class Follower:
         except MemoryError:
             end_process()
         except Exception:
-            # A full disk, say. The index serves on, and the last snapshot is still there.
+            # Whatever it is (a full disk, say): the index serves on, the last snapshot is still
+            # there, and who stops the process must come to its end.
             logger.exception("the index was not saved")
             self._observer.snapshot("failed", time.perf_counter() - began)
             return

@@ -22,10 +22,10 @@ import orjson
 
 from cachestore.errors import StoreError
 from proxy.lookup.answers import StoredAnswer
+from proxy.lookup.flights import Flights
 from proxy.lookup.single_flight import (
     Flight,
     FlightFailed,
-    Flights,
     Head,
     Headers,
     Landed,

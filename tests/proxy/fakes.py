@@ -26,10 +26,10 @@ from proxy.forward import Forwarder
 from proxy.handler import Handler, Limits
 from proxy.lookup.answers import StoredAnswer
 from proxy.lookup.ask import Reader
+from proxy.lookup.flights import Flights
 from proxy.lookup.peers import Peers
 from proxy.lookup.routes import Routes
 from proxy.lookup.semantic_tier import NoSemanticTier, SemanticTier
-from proxy.lookup.single_flight import Flights
 from proxy.lookup.tenants import Tenants
 from proxy.lookup.tiers import Tiers
 from proxy.metrics import Metrics

@@ -4,7 +4,8 @@ import asyncio
 
 import pytest
 
-from proxy.lookup.single_flight import Flight, FlightFailed, Flights, Head, Landed, Watcher
+from proxy.lookup.flights import Flights
+from proxy.lookup.single_flight import Flight, FlightFailed, Head, Landed, Watcher
 from tests.proxy.fakes import PATIENCE_S, settle
 
 pytestmark = pytest.mark.virtual_time
