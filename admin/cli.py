@@ -140,6 +140,79 @@ def embed_server(
     raise typer.Exit(code)
 
 
+@app.command()
+def tune(
+    *,
+    pairs: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help='Labelled pairs: a line {"a": …, "b": …, "same": true} each, or CSV (a,b,same).'
+            " Each a is stored, then each b is asked.",
+        ),
+    ] = None,
+    log: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help='Questions in the order they came: a line {"question": …, "answer": …} or'
+            ' {"request": {…}, "response": {…}} each, or CSV (question,answer). All are one'
+            " tenant's; earlier turns count to the letter.",
+        ),
+    ] = None,
+    max_error: Annotated[
+        float, typer.Option(help="Largest share of hits that may be wrong, above 0 and below 1.")
+    ] = 0.01,
+    picture: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Draw the curve into this PNG.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Write one JSON document.")] = False,
+    seed: Annotated[int, typer.Option(help="Which hits are checked.")] = 0,
+    config: ConfigOption = None,
+) -> None:
+    """Replay questions: how many hits by meaning, how many of them wrong, which settings then."""
+    file = pairs if log is None else log
+    if file is None or (pairs is not None and log is not None):
+        _fail("one of --pairs and --log is needed", _USAGE_ERROR)
+    if not 0 < max_error < 1:
+        _fail(f"--max-error {max_error:g} should be above 0 and below 1", _USAGE_ERROR)
+    settings = _load(find_config_file(config, os.environ)).settings
+    from proxy.embedding.start import ONE_BLAS_THREAD, is_installed
+
+    if not is_installed():
+        _fail("this needs the extra `semantic`: pip install 'recollect[semantic]'", 1)
+    # Before numpy is loaded.
+    for name, value in ONE_BLAS_THREAD.items():
+        os.environ.setdefault(name, value)
+    from admin.tune import tuned
+    from admin.tune_files import BadFile, read_log, read_pairs
+    from admin.tune_report import as_json as report_as_json
+    from admin.tune_report import draw, print_report
+    from embeddings.encoding.models import EncoderError
+
+    # Beside what is piped, and seen on a terminal only.
+    progress = Console(stderr=True).status("reading")
+    try:
+        with progress:
+            exchanges = read_pairs(file) if log is None else read_log(file)
+            report = tuned(exchanges, settings, max_error, seed=seed, tell=progress.update)
+    except BadFile as error:
+        _fail(str(error), _USAGE_ERROR)
+    except EncoderError as error:
+        _fail(str(error), 1)
+    if as_json:
+        typer.echo(json.dumps(report_as_json(report), indent=2, ensure_ascii=False))
+    else:
+        print_report(report, Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH))
+    if picture is not None:
+        try:
+            draw(report, picture)
+        except ImportError:
+            _fail("--picture needs matplotlib: pip install 'recollect[semantic]'", 1)
+        except OSError as error:
+            _fail(f"{picture} cannot be written: {error.strerror}", 1)
+
+
 @config_app.command()
 def check(config: ConfigOption = None) -> None:
     """Check the settings; name every mistake."""
@@ -193,5 +266,9 @@ def _load(file: Path | None) -> Loaded:
 
 
 def _refuse(error: SettingsError) -> NoReturn:
-    typer.echo(f"recollect: {error}", err=True)
-    raise typer.Exit(_USAGE_ERROR)
+    _fail(str(error), _USAGE_ERROR)
+
+
+def _fail(why: str, code: int) -> NoReturn:
+    typer.echo(f"recollect: {why}", err=True)
+    raise typer.Exit(code)

@@ -1,15 +1,16 @@
 """What a stored response was the answer to: its vector record, and its form as bytes.
 
 A record is a hash in Redis, so that only what is wanted is read of it: who it is about in one
-field, the text that was asked in another, and one field for each encoder whose vector of that
-text is known. Each field has a checksum of its own, over the key and the field's name too, so
-that no field is taken for another's, or for that of another entry.
+field, the text that was asked in another, what was answered in a third, and one field for each
+encoder whose vector of that text is known. Each field has a checksum of its own, over the key and
+the field's name too, so that no field is taken for another's, or for that of another entry.
 
 Nothing here reads a clock or touches the network.
 """
 
 import math
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 
@@ -23,6 +24,12 @@ MOST_TEXT_BYTES = 64 * 1024
 
 META_FIELD = b"m"
 TEXT_FIELD = b"t"
+ANSWER_FIELD = b"a"
+GROUP_FIELD = b"g"
+"""The group that an embedding process has found the answer to belong to, if not its own."""
+GROUP_BYTES = 16
+MOST_ANSWER_BYTES = 4096
+"""Of a longer answer only the beginning lies in the record."""
 
 _MAGIC = b"RCV"
 _FORMAT_VERSION = 1
@@ -34,6 +41,8 @@ _FLOAT_BYTES = 4
 _META = struct.Struct(f">3sB{KEY_BYTES}s{PARTITION_BYTES}sd")
 # flags, bytes of text (before compression)
 _TEXT_HEADER = struct.Struct(">BI")
+# stored_at, is it an echo, answer group
+_ANSWER = struct.Struct(f">dB{GROUP_BYTES}s")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +54,32 @@ class Meaning:
         text: What is compared by meaning; at most 64 KiB in UTF-8.
         fingerprint: The encoder that made `vector`; empty if none has yet.
         vector: The text's vector, float32 little-endian; empty if there is none yet.
+        answer: What was answered.
     """
 
     partition: bytes
     text: str
     fingerprint: str = ""
     vector: bytes = b""
+    answer: "Answer | None" = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What was answered, as far as answers are compared.
+
+    Attributes:
+        group: Equal for answers of the same words, 16 bytes.
+        stored_at: Unix seconds, by the writer's clock.
+        text: Its words, or their beginning; empty if it is not known.
+        is_echo: It was an answer stored for another question, and nobody has compared it with the
+            upstream's.
+    """
+
+    group: bytes
+    stored_at: float
+    text: str = ""
+    is_echo: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +102,29 @@ class VectorRecord:
     text: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Witness:
+    """A whole record: a question, and what is known of its answer.
+
+    Attributes:
+        key: The stored response's key, 32 bytes.
+        partition: 32 bytes.
+        expires_at: Unix seconds, by the writer's clock.
+        text: What was asked.
+        vector: Of the encoder that was asked for, float32 little-endian.
+        answer: What was answered.
+        group: The group that its answer was found to belong to; else the answer's own.
+    """
+
+    key: bytes
+    partition: bytes
+    expires_at: float
+    text: str
+    vector: bytes
+    answer: Answer
+    group: bytes
+
+
 def encode_record(key: bytes, expires_at: float, meaning: Meaning) -> list[bytes]:
     """Return the fields of a record, each one's name before its content.
 
@@ -83,15 +135,7 @@ def encode_record(key: bytes, expires_at: float, meaning: Meaning) -> list[bytes
     partition = meaning.partition
     if len(key) != KEY_BYTES or len(partition) != PARTITION_BYTES or not math.isfinite(expires_at):
         raise ValueError("a record has a key, a partition of 32 bytes and a finite end")
-    text = meaning.text.encode()
-    if len(text) > MOST_TEXT_BYTES:
-        raise ValueError(f"a text has at most {MOST_TEXT_BYTES} bytes, not {len(text)}")
-    shorter = compressed(text) if len(text) > _COMPRESS_ABOVE_BYTES else None
-    packed = (
-        _TEXT_HEADER.pack(0, len(text)) + text
-        if shorter is None
-        else _TEXT_HEADER.pack(_FLAG_ZSTD, len(text)) + shorter
-    )
+    packed = _packed(meaning.text.encode())
     meta = _META.pack(_MAGIC, _FORMAT_VERSION, key, partition, expires_at)
     fields = [
         META_FIELD,
@@ -99,6 +143,11 @@ def encode_record(key: bytes, expires_at: float, meaning: Meaning) -> list[bytes
         TEXT_FIELD,
         packed + _checksum(key, partition, TEXT_FIELD, packed),
     ]
+    if meaning.answer is not None:
+        answer = meaning.answer
+        beginning = answer.text.encode()[:MOST_ANSWER_BYTES].decode("utf-8", "ignore").encode()
+        content = _ANSWER.pack(answer.stored_at, answer.is_echo, answer.group) + _packed(beginning)
+        fields += [ANSWER_FIELD, content + _checksum(key, partition, ANSWER_FIELD, content)]
     if meaning.vector:
         fields += encode_vector(key, partition, meaning.fingerprint, meaning.vector)
     return fields
@@ -111,9 +160,53 @@ def encode_vector(key: bytes, partition: bytes, fingerprint: str, vector: bytes)
         ValueError: The vector is not of whole numbers of 4 bytes, or its encoder is not named.
     """
     name = fingerprint.encode()
-    if name in (b"", META_FIELD, TEXT_FIELD) or not vector or len(vector) % _FLOAT_BYTES:
+    if (
+        name in (b"", META_FIELD, TEXT_FIELD, ANSWER_FIELD, GROUP_FIELD)
+        or not vector
+        or len(vector) % _FLOAT_BYTES
+    ):
         raise ValueError("a vector has the fingerprint of its encoder, and 4 bytes per number")
     return [name, vector + _checksum(key, partition, name, vector)]
+
+
+def encode_group(key: bytes, partition: bytes, group: bytes) -> list[bytes]:
+    """Return the field that says which group an answer belongs to: its name, its content.
+
+    Raises:
+        ValueError: The group is not of 16 bytes.
+    """
+    if len(group) != GROUP_BYTES:
+        raise ValueError(f"a group has {GROUP_BYTES} bytes")
+    return [GROUP_FIELD, group + _checksum(key, partition, GROUP_FIELD, group)]
+
+
+def decode_witness(key: bytes, fingerprint: str, fields: Sequence[bytes | None]) -> Witness | None:
+    """Return a whole record; None where it lacks what a witness needs.
+
+    Args:
+        key: What was asked for.
+        fingerprint: The encoder whose vector is wanted.
+        fields: What lay in META_FIELD, TEXT_FIELD, ANSWER_FIELD, GROUP_FIELD and under the
+            encoder's fingerprint; any bytes, or None.
+
+    Raises:
+        CorruptEntry: Foreign, cut, changed, or of another format version.
+    """
+    meta, text, answer, group, vector = fields
+    if meta is None or text is None or answer is None or vector is None:
+        return None
+    record = _decode_meta(meta, key)
+    content = _checked(key, record.partition, ANSWER_FIELD, answer)
+    numbers = _checked(key, record.partition, fingerprint.encode(), vector)
+    if content is None or len(content) < _ANSWER.size or not numbers:
+        return None
+    stored_at, is_echo, own_group = _ANSWER.unpack_from(content)
+    joined = None if group is None else _checked(key, record.partition, GROUP_FIELD, group)
+    if joined is None or len(joined) != GROUP_BYTES:
+        joined = own_group
+    said = Answer(own_group, stored_at, _decode_text(content[_ANSWER.size :]), bool(is_echo))
+    asked = _decode_text(_checked(key, record.partition, TEXT_FIELD, text))
+    return Witness(key, record.partition, record.expires_at, asked, numbers, said, joined)
 
 
 def decode_record(key: bytes, meta: bytes, name: bytes, content: bytes | None) -> VectorRecord:
@@ -155,6 +248,15 @@ def _decode_meta(raw: bytes, key: bytes) -> VectorRecord:
     if own_key != key:
         raise OtherKey("about another entry")
     return VectorRecord(key, partition, expires_at)
+
+
+def _packed(text: bytes) -> bytes:
+    if len(text) > MOST_TEXT_BYTES:
+        raise ValueError(f"a text has at most {MOST_TEXT_BYTES} bytes, not {len(text)}")
+    shorter = compressed(text) if len(text) > _COMPRESS_ABOVE_BYTES else None
+    if shorter is None:
+        return _TEXT_HEADER.pack(0, len(text)) + text
+    return _TEXT_HEADER.pack(_FLAG_ZSTD, len(text)) + shorter
 
 
 def _decode_text(packed: bytes | None) -> str:

@@ -13,10 +13,17 @@ from cachestore.redis_link import RedisLink
 from cachestore.redis_script import RedisScript
 from cachestore.redis_store import entry_prefix, keys_among, record_prefix
 from cachestore.vector_record import (
+    ANSWER_FIELD,
+    GROUP_FIELD,
     META_FIELD,
     TEXT_FIELD,
+    Meaning,
     VectorRecord,
+    Witness,
     decode_record,
+    decode_witness,
+    encode_group,
+    encode_record,
     encode_vector,
 )
 
@@ -25,6 +32,27 @@ if redis.call('TYPE', KEYS[1]).ok ~= 'hash' then return 0 end
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
 return 1
 """
+_KEEP_TOLD = (
+    TELL
+    + b"""
+if redis.call('TYPE', KEYS[1]).ok ~= 'hash' then return 0 end
+redis.call('HSET', KEYS[1], ARGV[3], ARGV[4])
+local told = tell(KEYS[2], ARGV[2], 'k', ARGV[1])
+if type(told) == 'table' then return told end
+return 1
+"""
+)
+_ADD_ECHO = (
+    TELL
+    + b"""
+if redis.call('EXISTS', KEYS[1], KEYS[2]) > 0 then return 0 end
+redis.call('HSET', KEYS[2], unpack(ARGV, 4))
+redis.call('PEXPIREAT', KEYS[2], ARGV[3])
+local told = tell(KEYS[3], ARGV[2], 'k', ARGV[1])
+if type(told) == 'table' then return told end
+return 1
+"""
+)
 # Told also where the record is gone already: who asks has come upon a vector of it.
 _FORGET_GONE = (
     TELL
@@ -74,6 +102,8 @@ class VectorRecords:
         self._log_name = log_name(namespace)
         self._on_corrupt = on_corrupt
         self._keep_vector = RedisScript(link, _KEEP_VECTOR)
+        self._keep_told = RedisScript(link, _KEEP_TOLD)
+        self._add_echo = RedisScript(link, _ADD_ECHO)
         self._forget_gone = RedisScript(link, _FORGET_GONE)
         self._delete_if_same = RedisScript(link, _DELETE_IF_SAME)
 
@@ -99,6 +129,48 @@ class VectorRecords:
         """
         field = encode_vector(key, partition, fingerprint, vector)
         return await self._keep_vector.run((self._name(key),), tuple(field)) == 1
+
+    async def witnesses(self, keys: Sequence[bytes], fingerprint: str) -> list[Witness | None]:
+        """Return the whole records of `keys`, in their order; None for what is not whole."""
+        wanted = (META_FIELD, TEXT_FIELD, ANSWER_FIELD, GROUP_FIELD, fingerprint.encode())
+        replies = [self._link.execute(b"HMGET", self._name(key), *wanted) for key in keys]
+        witnesses: list[Witness | None] = []
+        for key, reply in zip(keys, replies, strict=True):
+            try:
+                fields = await reply
+                if not isinstance(fields, list) or len(fields) != len(wanted):
+                    raise self._link.distrust(fields)
+                witnesses.append(decode_witness(key, fingerprint, fields))
+            except StoreRefused as error:
+                if error.code != "WRONGTYPE":
+                    raise
+                witnesses.append(None)
+            except CorruptEntry:
+                # The index finds it so, too, and deletes it.
+                witnesses.append(None)
+        return witnesses
+
+    async def keep_group(self, key: bytes, partition: bytes, group: bytes) -> bool:
+        """Write into a record which group its answer belongs to, and tell the change log.
+
+        Returns:
+            Whether the record was still there.
+        """
+        names = (self._name(key), self._log_name)
+        args: tuple[bytes | int, ...] = (key, MOST_MESSAGES)
+        args += tuple(encode_group(key, partition, group))
+        return await self._keep_told.run(names, args) == 1
+
+    async def add_echo(self, key: bytes, expires_at: float, meaning: Meaning) -> bool:
+        """Write a record for a question that another's stored response has answered.
+
+        Returns:
+            Whether it was written: not where there is a record, or an entry, of that key already.
+        """
+        names = (self._entry_prefix + key.hex().encode(), self._name(key), self._log_name)
+        args: tuple[bytes | int, ...] = (key, MOST_MESSAGES, int(expires_at * 1000))
+        args += tuple(encode_record(key, expires_at, meaning))
+        return await self._add_echo.run(names, args) == 1
 
     async def forget_gone(self, keys: Sequence[bytes]) -> None:
         """Remove the records among `keys` whose entry is gone, and tell the change log."""

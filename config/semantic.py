@@ -22,6 +22,16 @@ class SemanticSettings(Section):
     min_score: float = Field(default=0.95, ge=-1, le=1)
     """Least cosine between two questions of which one may be answered by the other's answer."""
 
+    max_error: float | None = Field(default=None, gt=0, lt=1)
+    """Largest share of hits by meaning that may be wrong: what is sure enough is learned from the
+    traffic, and `min_score` does not count; not set: `min_score` decides."""
+
+    check_share: float = Field(default=0.03, gt=0, le=1)
+    """With `max_error`: share of the hits for which the upstream is asked as well, behind them."""
+
+    check_tokens_per_hour: int = Field(default=200_000, ge=0)
+    """Most tokens an hour that such checks may take, on this host."""
+
     history: History = "exact"
     """When earlier turns count as equal: byte for byte, or also where the same stored responses
     answered them."""

@@ -266,6 +266,9 @@ class RouteSettings(Section):
     semantic: SemanticMode | None = None
     """Overrides `semantic.mode`, unless that is `off`."""
 
+    max_error: float | None = Field(default=None, gt=0, lt=1)
+    """Overrides `semantic.max_error`."""
+
     history: History | None = None
     """Overrides `semantic.history`."""
 

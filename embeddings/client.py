@@ -14,14 +14,14 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
 from time import monotonic
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import orjson
 
 from embeddings.address import Address
 from embeddings.breaker import Breaker, BreakerOpen
 from embeddings.client_connection import ClientConnection, Ended
-from embeddings.wire import MOST_KEYS, Found, LookUp, WireError, keys_to_bytes
+from embeddings.wire import MOST_KEYS, Feedback, Found, LookUp, WireError, keys_to_bytes
 
 UnavailableKind = Literal["deadline", "down", "busy", "protocol", "open"]
 
@@ -35,6 +35,8 @@ _GATHER_S: Final = 0.01
 """How long keys are gathered into one message."""
 _TELL_S: Final = 2.0
 """The longest a message may take. Nobody waits for it; a text may have to be encoded for it."""
+_OPERATOR_S: Final = 5.0
+"""How long an operator waits for an answer."""
 
 
 class EmbeddingsUnavailable(Exception):
@@ -87,6 +89,7 @@ class EmbeddingClient:
         fields = f"host: {host}\r\n"
         if token is not None:
             fields += f"authorization: Bearer {token}\r\n"
+        self._fields = fields
         self._look_up_head = _head("/look-up", fields)
         self._breaker = Breaker(on_state, clock)
         self._clock = clock
@@ -141,6 +144,42 @@ class EmbeddingClient:
             raise
         self._breaker.succeeded()
         return found
+
+    async def explain(self, look_up: LookUp) -> dict[str, Any]:
+        """Return, as JSON, what would be decided of a look-up within a budget, and why.
+
+        Raises:
+            EmbeddingsUnavailable: There is no answer within 5 s.
+        """
+        return await self._tell_operator("POST", "/explain", look_up.to_bytes())
+
+    async def feedback(self, feedback: Feedback) -> bool:
+        """Tell what somebody says of an answer; return whether that was of use.
+
+        Raises:
+            EmbeddingsUnavailable: It may not have been taken up.
+        """
+        said = await self._tell_operator("POST", "/feedback", feedback.to_bytes())
+        return said.get("is_of_use") is True
+
+    async def stats(self) -> dict[str, Any]:
+        """Return how much is held, and how the routes' budgets stand.
+
+        Raises:
+            EmbeddingsUnavailable: There is no answer within 5 s.
+        """
+        return await self._tell_operator("GET", "/stats", b"")
+
+    async def _tell_operator(self, method: str, path: str, body: bytes) -> dict[str, Any]:
+        head = _head(path, self._fields, method)
+        content = await self._ask(_message(head, body), _OPERATOR_S)
+        try:
+            said = orjson.loads(content)
+        except orjson.JSONDecodeError as error:
+            raise EmbeddingsUnavailable("protocol", "not JSON") from error
+        if type(said) is not dict:
+            raise EmbeddingsUnavailable("protocol", "not an object")
+        return said
 
     def add_soon(self, keys: Sequence[bytes]) -> None:
         """Let this host's process know that `keys` were stored just now.
@@ -270,8 +309,8 @@ class _Hints:
         self.keys: dict[bytes, None] = {}
 
 
-def _head(path: str, fields: str) -> str:
-    return f"POST {path} HTTP/1.1\r\n{fields}content-type: application/json\r\ncontent-length: "
+def _head(path: str, fields: str, method: str = "POST") -> str:
+    return f"{method} {path} HTTP/1.1\r\n{fields}content-type: application/json\r\ncontent-length: "
 
 
 def _message(head: str, body: bytes) -> bytes:

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from embeddings.verdict import Verdict
+
 LookUpOutcome = Literal["found", "nothing", "refused", "busy", "failed"]
 RebuildCause = Literal["start", "trimmed", "encoder", "store", "lost"]
 SnapshotOutcome = Literal["saved", "loaded", "unusable", "failed"]
@@ -22,6 +24,23 @@ class IndexStats:
     vectors: dict[str, int]
     partitions: int
     bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What was seen of answers that were served, or would have been.
+
+    Attributes:
+        seen: How many answers were compared with the upstream's.
+        wrong: How many of those were wrong.
+        low: Lower end of the share's 95 % interval (Wilson 1927), 0 … 1.
+        high: Its upper end.
+    """
+
+    seen: int
+    wrong: int
+    low: float
+    high: float
 
 
 class Observer(Protocol):
@@ -50,3 +69,12 @@ class Observer(Protocol):
 
     def snapshot(self, outcome: SnapshotOutcome, seconds: float) -> None:
         """A snapshot was written or read."""
+
+    def decided(self, route: str, verdict: Verdict) -> None:
+        """A look-up within a route's error budget was decided so."""
+
+    def compared(self, route: str, would_serve: bool, is_right: bool) -> None:
+        """An upstream's answer was compared with what would have been, or was, served."""
+
+    def budget(self, route: str, is_serving: bool, threshold: float, measured: Measured) -> None:
+        """A route's budget stands so now."""

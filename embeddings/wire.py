@@ -14,12 +14,16 @@ from typing import Any, Final
 
 import orjson
 
+from embeddings.guards.guard import Guard
+from embeddings.verdict import Verdict
+
 KEY_BYTES: Final = 32
 PARTITION_BYTES: Final = 32
 MOST_BODY_BYTES: Final = 1024 * 1024
 MOST_TEXT_BYTES: Final = 64 * 1024
 MOST_MATCHES: Final = 64
 MOST_KEYS: Final = 4096
+MOST_ROUTE_CHARS: Final = 256
 
 _MOST_VECTOR_BYTES: Final = 64 * 1024
 _FLOAT_BYTES: Final = 4
@@ -34,6 +38,23 @@ class WireError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
+class Budgeted:
+    """What is to be decided, beside found: may one of the matches be served within a budget?
+
+    Attributes:
+        key: The request's exact key, 32 bytes.
+        route: Whose budget; at most 256 characters.
+        max_error: The largest share of hits that may be wrong, above 0 and below 1.
+        check_share: The share of hits that is to be checked, 0 … 1; 0 where nothing is served.
+    """
+
+    key: bytes
+    route: str
+    max_error: float
+    check_share: float
+
+
+@dataclass(frozen=True, slots=True)
 class LookUp:
     """A question: what is stored near this text?
 
@@ -41,11 +62,13 @@ class LookUp:
         partition: 32 bytes; only what is stored under it is compared.
         text: At most 64 KiB as UTF-8.
         k: The most matches wanted, 1 … 64.
+        budgeted: Where an error budget decides what of it may be served.
     """
 
     partition: bytes
     text: str
     k: int
+    budgeted: Budgeted | None = None
 
     def to_bytes(self) -> bytes:
         """Return the request's body.
@@ -57,7 +80,15 @@ class LookUp:
             raise WireError("a field of the look-up is out of its range")
         _check_text(self.text)
         try:
-            return orjson.dumps({"partition": self.partition.hex(), "text": self.text, "k": self.k})
+            asked = {"partition": self.partition.hex(), "text": self.text, "k": self.k}
+            if (budgeted := self.budgeted) is not None:
+                asked |= {
+                    "key": budgeted.key.hex(),
+                    "route": budgeted.route,
+                    "max_error": budgeted.max_error,
+                    "check_share": budgeted.check_share,
+                }
+            return orjson.dumps(asked)
         except orjson.JSONEncodeError as error:
             raise WireError("the text is not Unicode") from error
 
@@ -73,8 +104,9 @@ class LookUp:
             partition, text, k = fields["partition"], fields["text"], fields["k"]
         except (KeyError, TypeError):
             raise WireError("not a look-up") from None
+        budgeted = _budgeted(fields) if "key" in fields else None
         is_valid = (
-            len(fields) == 3
+            len(fields) == (3 if budgeted is None else 7)
             and isinstance(text, str)
             and isinstance(k, int)
             and not isinstance(k, bool)
@@ -83,7 +115,7 @@ class LookUp:
         if not is_valid:
             raise WireError("a field of the look-up is unknown or out of its range")
         _check_text(text)
-        return cls(_from_hex(partition, PARTITION_BYTES), text, k)
+        return cls(_from_hex(partition, PARTITION_BYTES), text, k, budgeted)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,31 +132,56 @@ class Neighbour:
 
 
 @dataclass(frozen=True, slots=True)
+class Decided:
+    """What an error budget says of a look-up.
+
+    Attributes:
+        verdict: The decision.
+        probability: How likely the answer is right, 0 … 1.
+        is_check: Whether it is to be served and the upstream asked all the same.
+        guard: Which guard spoke against the nearest of the stored questions, if one did.
+    """
+
+    verdict: Verdict
+    probability: float
+    is_check: bool = False
+    guard: Guard | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Found:
     """The answer to a look-up.
 
     Attributes:
-        matches: The nearest, best first; at most as many as were wanted.
+        matches: The nearest, best first; at most as many as were wanted. Where a budget decided,
+            those of them that would be served.
         fingerprint: The encoder's, 32 hexadecimal digits.
         refused: Why the encoder has no vector for the text (`Refused`), None if it has.
         vector: The text's vector, float32 little-endian; b"" if refused.
+        decided: What was decided, where that was asked and the text has a vector.
     """
 
     matches: tuple[Neighbour, ...]
     fingerprint: str
     refused: str | None
     vector: bytes
+    decided: Decided | None = None
 
     def to_bytes(self) -> bytes:
         """Return the answer's body."""
-        line = orjson.dumps(
-            {
-                "matches": [{"key": near.key.hex(), "score": near.score} for near in self.matches],
-                "fingerprint": self.fingerprint,
-                "refused": self.refused,
-            }
-        )
-        return b"%b\n%b" % (line, self.vector)
+        said: dict[str, Any] = {
+            "matches": [{"key": near.key.hex(), "score": near.score} for near in self.matches],
+            "fingerprint": self.fingerprint,
+            "refused": self.refused,
+        }
+        if (decided := self.decided) is not None:
+            said["decided"] = [
+                decided.verdict,
+                decided.probability,
+                decided.is_check,
+                decided.guard,
+            ]
+        return b"%b\n%b" % (orjson.dumps(said), self.vector)
 
     @classmethod
     def from_bytes(cls, body: bytes) -> "Found":
@@ -141,8 +198,9 @@ class Found:
             items, fingerprint, why = fields["matches"], fields["fingerprint"], fields["refused"]
         except (KeyError, TypeError):
             raise WireError("not an answer") from None
+        decided = _decided(fields["decided"]) if "decided" in fields else None
         is_valid = (
-            len(fields) == 3
+            len(fields) == (3 if decided is None else 4)
             and isinstance(items, list)
             and len(items) <= MOST_MATCHES
             and isinstance(fingerprint, str)
@@ -151,7 +209,41 @@ class Found:
         )
         if not is_valid:
             raise WireError("a field of the answer is unknown or out of its range")
-        return cls(tuple([_neighbour(item) for item in items]), fingerprint, why, vector)
+        near = tuple([_neighbour(item) for item in items])
+        return cls(near, fingerprint, why, vector, decided)
+
+
+@dataclass(frozen=True, slots=True)
+class Feedback:
+    """What somebody says of an answer that a question was given.
+
+    Attributes:
+        key: The question's exact key, 32 bytes.
+        served: The key of the stored response that answered it, 32 bytes; None if not known.
+        is_good: What is said.
+    """
+
+    key: bytes
+    served: bytes | None
+    is_good: bool
+
+    def to_bytes(self) -> bytes:
+        """Return the body of `/feedback`."""
+        served = None if self.served is None else self.served.hex()
+        return orjson.dumps({"key": self.key.hex(), "served": served, "is_good": self.is_good})
+
+    @classmethod
+    def from_bytes(cls, body: bytes) -> "Feedback":
+        """Read the body of `/feedback`.
+
+        Raises:
+            WireError: It is none.
+        """
+        match _json(body):
+            case {"key": key, "served": served, "is_good": bool(is_good), **rest} if not rest:
+                target = None if served is None else _from_hex(served, KEY_BYTES)
+                return cls(_from_hex(key, KEY_BYTES), target, is_good)
+        raise WireError("not a feedback")
 
 
 def keys_to_bytes(keys: Sequence[bytes]) -> bytes:
@@ -208,6 +300,41 @@ def _neighbour(item: Any) -> Neighbour:
     if len(item) != 2 or not isinstance(score, float) or not -_MOST_SCORE <= score <= _MOST_SCORE:
         raise WireError("a field of a match is unknown or out of its range")
     return Neighbour(_from_hex(key, KEY_BYTES), score)
+
+
+def _budgeted(fields: Any) -> Budgeted:
+    try:
+        key, route = fields["key"], fields["route"]
+        max_error, check_share = fields["max_error"], fields["check_share"]
+    except (KeyError, TypeError):
+        raise WireError("not a look-up within a budget") from None
+    is_valid = (
+        isinstance(route, str)
+        and len(route) <= MOST_ROUTE_CHARS
+        and isinstance(max_error, float)
+        and 0 < max_error < 1
+        and isinstance(check_share, float)
+        and 0 <= check_share <= 1
+    )
+    if not is_valid:
+        raise WireError("a field of the budget is out of its range")
+    return Budgeted(_from_hex(key, KEY_BYTES), route, max_error, check_share)
+
+
+def _decided(said: Any) -> Decided:
+    match said:
+        case [str(verdict), float(probability), bool(is_check), str() | None as guard]:
+            pass
+        case _:
+            raise WireError("not a decision")
+    if not 0 <= probability <= 1:
+        raise WireError("a probability is out of its range")
+    try:
+        return Decided(
+            Verdict(verdict), probability, is_check, None if guard is None else Guard(guard)
+        )
+    except ValueError:
+        raise WireError("an unknown word in a decision") from None
 
 
 def _is_answer(why: object, matches: int, vector_bytes: int) -> bool:

@@ -3,6 +3,7 @@
 import os
 import socket
 from dataclasses import dataclass
+from ipaddress import ip_address
 
 from cachestore.leases import Leases
 from cachestore.memory_store import MemoryStore
@@ -24,10 +25,12 @@ from proxy.lookup.routes import Routes
 from proxy.lookup.semantic_tier import NoSemanticTier, SemanticTier
 from proxy.lookup.tenants import Tenants
 from proxy.lookup.tiers import Tiers
+from proxy.lookup.token_budget import TokenBudget
 from proxy.metrics import Metrics
 from proxy.operations import Operations
 from proxy.replies import Replies
 from proxy.router import Router
+from proxy.semantic_admin import Access, SemanticAdmin
 from proxy.upstreams import upstream as upstreams
 from proxy.wire.record import RecordPolicy
 
@@ -158,11 +161,18 @@ def build(
     forwarder = Forwarder(upstream, metrics)
     replies = Replies(tiers, metrics, cache.replay_interval_ms / 1000)
     fast_path = FastPath(tiers, metrics, cache.key_headers)
+    reader = Reader(Routes(settings), Tenants(tenancy_secret, names), cache.key_headers)
     handler = Handler(
-        reader=Reader(Routes(settings), Tenants(tenancy_secret, names), cache.key_headers),
+        reader=reader,
         tiers=tiers,
         semantic=semantic,
-        boarding=Boarding(flights=flights, fetcher=fetcher, forwarder=forwarder, replies=replies),
+        boarding=Boarding(
+            flights=flights,
+            fetcher=fetcher,
+            forwarder=forwarder,
+            replies=replies,
+            checks=TokenBudget(settings.semantic.check_tokens_per_hour / settings.server.workers),
+        ),
         forwarder=forwarder,
         replies=replies,
         fast_path=None if settings.log.requests or cache.replay_interval_ms else fast_path,
@@ -171,18 +181,34 @@ def build(
             settings.limits.body_bytes, settings.limits.json_depth, cache.max_entry_bytes
         ),
     )
-    token = settings.admin.token
+    token = settings.admin.token.get_secret_value() if settings.admin.token is not None else None
+    host = settings.server.host if admin_port is None else settings.admin.host
     router = Router(
         handler=handler,
         forwarder=forwarder,
-        operations=Operations(
-            token.get_secret_value() if token is not None else None, lambda: link.is_up, metrics
+        operations=Operations(token, lambda: link.is_up, metrics),
+        semantic_admin=SemanticAdmin(
+            access=Access(token, _is_loopback(host)),
+            reader=reader,
+            semantic=semantic,
+            tiers=tiers,
+            redis=redis,
+            embeddings=embeddings,
+            body_bytes=settings.limits.body_bytes,
+            json_depth=settings.limits.json_depth,
         ),
         metrics=metrics,
         admin_port=admin_port,
         logs_requests=settings.log.requests,
     )
     return Worker(router, upstream, link, embeddings, peers, flights, metrics, fast_path)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _semantic(
@@ -200,5 +226,10 @@ def _semantic(
         on_state=metrics.embeddings_state,
     )
     return client, SemanticTier(
-        client, tiers, metrics, min_score=semantic.min_score, deadline_s=deadline_s
+        client,
+        tiers,
+        metrics,
+        min_score=semantic.min_score,
+        deadline_s=deadline_s,
+        check_share=semantic.check_share,
     )

@@ -23,6 +23,7 @@ from proxy.lookup.flights import Flights
 from proxy.lookup.heads import matches_vary, may_answer
 from proxy.lookup.policy import Reuse
 from proxy.lookup.single_flight import Flight, FlightFailed, Landed, Watcher
+from proxy.lookup.token_budget import TokenBudget
 from proxy.metrics import Outcome
 from proxy.replies import Replies
 
@@ -74,14 +75,16 @@ class Boarding:
         fetcher: Fetcher,
         forwarder: Forwarder,
         replies: Replies,
+        checks: TokenBudget,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        self._checks = checks
         self._flights = flights
         self._fetcher = fetcher
         self._forwarder = forwarder
         self._replies = replies
         self._clock = clock
-        self._revalidations: set[asyncio.Task[None]] = set()
+        self._aside: set[asyncio.Task[None]] = set()
 
     def is_under_way(self, key: bytes) -> bool:
         """Return whether a flight for `key` could be joined now."""
@@ -152,12 +155,25 @@ class Boarding:
 
     def revalidate(self, trip: Trip) -> None:
         """Fetch a fresh answer while the stale one is served (RFC 5861 §3)."""
-        if self.is_under_way(trip.key):
-            return
+        if not self.is_under_way(trip.key):
+            self._fetch_aside(trip)
+
+    def _check(self, trip: Trip, served: StoredAnswer) -> None:
+        """Ask the upstream what it would have answered in place of a hit by meaning.
+
+        What it answers is stored under the request's own key; the embedding process compares.
+        """
+        recording = served.recording
+        if self._checks.may_take(recording.prompt_tokens + recording.completion_tokens):
+            # Under a board key of its own: the flight that brought the hit is hardly over.
+            self._fetch_aside(replace(trip, forwarded=b"request", found=None))
+
+    def _fetch_aside(self, trip: Trip) -> None:
+        """Fetch an answer that nobody waits for."""
         watcher = self._take_off(trip).watch()
         task = asyncio.get_running_loop().create_task(_see_to_its_end(watcher))
-        self._revalidations.add(task)
-        task.add_done_callback(self._revalidations.discard)
+        self._aside.add(task)
+        task.add_done_callback(self._aside.discard)
 
     def _take_off(self, trip: Trip, is_alone: bool = False) -> Flight:
         """Start a flight; other requests, here and elsewhere, may join it unless it is alone."""
@@ -193,7 +209,10 @@ class Boarding:
             if _has_failed(flight) and await self._serve_stale(trip):
                 return True
             if head is None and isinstance(flight.landed, StoredAnswer):
-                return await self._serve_landed(trip, flight, flight.landed)
+                is_served = await self._serve_landed(trip, flight, flight.landed)
+                if is_served and flight.is_check:
+                    self._check(trip, flight.landed)
+                return is_served
             if head is None or head.status != 200:
                 await self._tell_failure(trip, watcher)
                 return True
@@ -263,7 +282,7 @@ class Boarding:
         outcome = Outcome.HIT_REDIS if flight.score is None else Outcome.HIT_SEMANTIC
         reuse = may_answer(landed, ask, exchange.named, self._clock())
         return isinstance(reuse, Reuse) and await self._replies.replay(
-            exchange, ask, landed, reuse, outcome, score=flight.score
+            exchange, ask, landed, reuse, outcome, score=flight.score, key=flight.key
         )
 
     async def _serve_stale(self, trip: Trip) -> bool:

@@ -13,14 +13,14 @@ import random
 import time
 from collections.abc import Callable
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from cachestore.errors import StoreError
 from cachestore.leases import Held, Lease, Leases
 from cachestore.vector_record import Meaning
 from proxy.embeddings_batch import briefly, inputs_of, split
-from proxy.lookup.answers import StoredAnswer
+from proxy.lookup.answers import StoredAnswer, answer_of
 from proxy.lookup.ask import Ask
 from proxy.lookup.heads import Judgement, judge
 from proxy.lookup.keys import input_keys
@@ -204,10 +204,12 @@ class Fetcher:
 
     async def _meant_or_upstream(self, flight: Flight, order: Order, lease: Lease | None) -> None:
         # Nothing of the request goes upstream before this is decided.
-        look = self._semantic.look_up if order.may_be_meant else self._semantic.meaning
-        found = await look(order.ask)
+        if order.may_be_meant:
+            found = await self._semantic.look_up(order.ask, flight.key)
+        else:
+            found = await self._semantic.meaning(order.ask)
         if isinstance(found, Near):
-            flight.score = found.score
+            flight.score, flight.is_check = found.score, found.is_check
             flight.land(found.answer)
             # Before the flight is over: who follows it from elsewhere finds the alias then.
             await self._tiers.alias(flight.key, found.answer, lease)
@@ -251,6 +253,8 @@ class Fetcher:
                 self._tiers.release_soon(lease)
             self._not_stored(flight, stored)
             return
+        if meaning is not None:
+            meaning = replace(meaning, answer=answer_of(stored))
         parts = self._parts(stored, order)
         for part in parts:
             self._tiers.keep(part)

@@ -166,20 +166,26 @@ class Handler:
                         fallback=answer if on_error else None,
                     )
         if ask.directives.only_if_cached:
-            if answer is not None or not await self._answer_as_meant(exchange, ask):
+            if answer is not None or not await self._answer_as_meant(exchange, ask, key):
                 await self._not_cached(exchange)
             return
         await self._boarding.answer(trip)
 
-    async def _answer_as_meant(self, exchange: Exchange, ask: Ask) -> bool:
+    async def _answer_as_meant(self, exchange: Exchange, ask: Ask, key: bytes) -> bool:
         """Answer with what answers the same question in other words, if there is such.
 
         No alias is left: `only-if-cached` asks what there is, and changes nothing of it.
         """
         async with watching(exchange):
-            found = await self._semantic.look_up(ask)
+            found = await self._semantic.look_up(ask, key)
         return isinstance(found, Near) and await self._replies.replay(
-            exchange, ask, found.answer, found.reuse, Outcome.HIT_SEMANTIC, score=found.score
+            exchange,
+            ask,
+            found.answer,
+            found.reuse,
+            Outcome.HIT_SEMANTIC,
+            score=found.score,
+            key=key,
         )
 
     def _learn(self, exchange: Exchange, ask: Ask, key: bytes) -> None:

@@ -56,6 +56,7 @@ class Replies:
         outcome: Outcome,
         *,
         score: float | None = None,
+        key: bytes = b"",
     ) -> bool:
         """Answer with a hit; False, with nothing sent, where `answer` lacks what was asked for.
 
@@ -66,8 +67,9 @@ class Replies:
             reuse: Its age and remaining freshness.
             outcome: For metrics and logs.
             score: For an answer to other words: how near those are (cosine).
+            key: And the exact key of what was asked.
         """
-        status = hit_status(reuse.ttl_s, score)
+        status = hit_status(reuse.ttl_s, score, key)
         is_sent = await self._send(
             exchange, ask, answer, cache_status=status, age_s=reuse.age_s, outcome=outcome
         )
@@ -167,11 +169,15 @@ class Replies:
         return status
 
 
-def hit_status(ttl_s: float, score: float | None = None) -> bytes:
-    """Return `Cache-Status` for a hit that is fresh for `ttl_s` more (RFC 9211 §2.1, §2.4)."""
+def hit_status(ttl_s: float, score: float | None = None, key: bytes = b"") -> bytes:
+    """Return `Cache-Status` for a hit that is fresh for `ttl_s` more (RFC 9211 §2.1, §2.4, §2.7).
+
+    A hit by meaning names the key of what was asked: by it, a wrong answer can be told of.
+    """
     if score is None:
         return b"recollect; hit; ttl=%d; detail=exact" % int(ttl_s)
-    return b"recollect; hit; ttl=%d; detail=semantic; score=%.3f" % (int(ttl_s), score)
+    status = b"recollect; hit; ttl=%d; detail=semantic; score=%.3f" % (int(ttl_s), score)
+    return b'%b; key="%b"' % (status, key.hex().encode()) if key else status
 
 
 def made_fresh(template: bytes, endpoint: Endpoint, now: float) -> bytes:

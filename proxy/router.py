@@ -12,6 +12,8 @@ from proxy.forward import Forwarder
 from proxy.handler import Handler
 from proxy.metrics import Metrics, Outcome
 from proxy.operations import PATHS, Operations
+from proxy.semantic_admin import PATHS as ADMIN_PATHS
+from proxy.semantic_admin import SemanticAdmin
 from proxy.wire.endpoint import Endpoint
 
 _CACHEABLE: Final = {
@@ -33,6 +35,7 @@ class Router:
         handler: Handler,
         forwarder: Forwarder,
         operations: Operations,
+        semantic_admin: SemanticAdmin,
         metrics: Metrics,
         admin_port: int | None,
         logs_requests: bool,
@@ -40,6 +43,7 @@ class Router:
         self._handler = handler
         self._forwarder = forwarder
         self._operations = operations
+        self._semantic_admin = semantic_admin
         self._metrics = metrics
         self._admin_port = admin_port
         self._logs_requests = logs_requests
@@ -55,6 +59,9 @@ class Router:
                 await self._handler.answer(exchange, endpoint)
             elif path in PATHS and is_admin == (self._admin_port is not None):
                 await self._operations.answer(exchange, path)
+                return
+            elif path in ADMIN_PATHS and is_admin == (self._admin_port is not None):
+                await self._semantic_admin.answer(exchange, path)
                 return
             elif path.startswith(_BASE) and not is_admin and not _climbs(path):
                 await self._forwarder.pass_through(exchange)

@@ -14,7 +14,7 @@ from embeddings.encoding.batching import Busy
 from embeddings.index.vector_index import IndexUnavailable
 from embeddings.out_of_memory import end_process
 from embeddings.service.source import SourceUnavailable
-from embeddings.wire import Found, LookUp, WireError, keys_from_bytes
+from embeddings.wire import Feedback, Found, LookUp, WireError, keys_from_bytes
 
 logger = logging.getLogger("recollect.embeddings")
 
@@ -24,6 +24,8 @@ _METRICS: Final = b"text/plain; version=0.0.4; charset=utf-8"
 
 _METHODS: Final = {
     b"/look-up": b"POST",
+    b"/explain": b"POST",
+    b"/feedback": b"POST",
     b"/add": b"POST",
     b"/remove": b"POST",
     b"/stats": b"GET",
@@ -35,8 +37,16 @@ _METHODS: Final = {
 class Service(Protocol):
     """What is served: an `Engine`."""
 
-    async def look_up(self, partition: bytes, text: str, k: int) -> Found:
-        """Return what is stored near `text`."""
+    async def look_up(self, look_up: LookUp) -> Found:
+        """Return what is stored near a text."""
+        ...
+
+    async def explain(self, look_up: LookUp) -> dict[str, Any]:
+        """Return, as JSON, what would be decided of a look-up, and why."""
+        ...
+
+    async def told(self, feedback: Feedback) -> bool:
+        """Take up what somebody says of an answer."""
         ...
 
     async def refresh(self, keys: Sequence[bytes]) -> None:
@@ -135,9 +145,14 @@ class Endpoints:
         try:
             match path:
                 case b"/look-up":
-                    look_up = LookUp.from_bytes(body)
-                    found = await service.look_up(look_up.partition, look_up.text, look_up.k)
+                    found = await service.look_up(LookUp.from_bytes(body))
                     return Answer(200, _OCTETS, found.to_bytes())
+                case b"/explain":
+                    explained = await service.explain(LookUp.from_bytes(body))
+                    return Answer(200, _JSON, orjson.dumps(explained))
+                case b"/feedback":
+                    is_of_use = await service.told(Feedback.from_bytes(body))
+                    return Answer(200, _JSON, orjson.dumps({"is_of_use": is_of_use}))
                 case b"/add":
                     await service.refresh(keys_from_bytes(body))
                     return Answer(204, b"", b"")

@@ -16,8 +16,9 @@ from embeddings.encoding.batching import Batcher, Busy
 from embeddings.encoding.encoder import Refused, Vector
 from embeddings.index.vector_index import IndexedVector, Match, VectorIndex
 from embeddings.observer import LookUpOutcome, Observer
+from embeddings.service.judge import Judge
 from embeddings.service.source import Record, Source
-from embeddings.wire import Found, Neighbour
+from embeddings.wire import Decided, Feedback, Found, LookUp, Neighbour, WireError
 
 _NORM_TOLERANCE: Final = 1e-2
 """A stored vector's norm is 1 but for rounding; what is farther off is no vector of an encoder."""
@@ -58,6 +59,7 @@ class Engine:
         self._fingerprint = fingerprint
         self._dimension = dimension
         self._clock = clock
+        self._judge = Judge(source, batcher.encode_in_background, observer, clock=clock)
         self._look_ups = 0
         self._none_runs = asyncio.Event()
         self._none_runs.set()
@@ -66,8 +68,12 @@ class Engine:
         self._searches: set[asyncio.Task[None]] = set()
         self._one_looks = asyncio.Lock()
 
-    async def look_up(self, partition: bytes, text: str, k: int) -> Found:
-        """Return the at most `k` stored vectors in `partition` that are nearest to `text`'s.
+    def start(self) -> None:
+        """Begin to follow what all hosts learn."""
+        self._judge.start()
+
+    async def look_up(self, look_up: LookUp) -> Found:
+        """Return what is stored near a text; within a budget, what of it may be served.
 
         Raises:
             Busy: Too much waits to be encoded.
@@ -77,14 +83,21 @@ class Engine:
         self._none_runs.clear()
         outcome: LookUpOutcome | None = "failed"  # but for what is said below
         try:
-            vector = await self._batcher.encode(text)
+            vector = await self._batcher.encode(look_up.text)
             if isinstance(vector, Refused):
                 outcome = "refused"
                 return Found((), self._fingerprint, vector.value, b"")
-            matches = await self._search(partition, vector, k)
+            matches = await self._search(look_up.partition, vector, look_up.k)
             outcome = "found" if matches else "nothing"
-            near = tuple([Neighbour(match.key, match.score) for match in matches[:k]])
-            return Found(near, self._fingerprint, None, _to_bytes(vector))
+            near = tuple([Neighbour(match.key, match.score) for match in matches[: look_up.k]])
+            decided = None
+            if look_up.budgeted is not None:
+                decision, is_check = await self._judge.judge(
+                    look_up, look_up.budgeted, vector, matches
+                )
+                near = tuple([Neighbour(key, score) for key, score in decision.witnesses])
+                decided = Decided(decision.verdict, decision.probability, is_check, decision.guard)
+            return Found(near, self._fingerprint, None, _to_bytes(vector), decided)
         except Busy:
             outcome = "busy"
             raise
@@ -109,11 +122,34 @@ class Engine:
         """
         keys = list(dict.fromkeys(keys))
         missing = await self._look_at(keys, {})
-        if not missing:
-            return
-        encoded = await self._encode(missing)
-        # Encoding took its time: look again whether there still is what the vectors belong to.
-        await self._look_at([record.key for record in missing], encoded)
+        if missing:
+            encoded = await self._encode(missing)
+            # Encoding took its time: look again whether there still is what the vectors belong to.
+            await self._look_at([record.key for record in missing], encoded)
+        self._judge.changed(keys)
+
+    async def explain(self, look_up: LookUp) -> dict[str, Any]:
+        """Return, as JSON, what would be decided of a look-up within a budget, and why.
+
+        Raises:
+            Busy, IndexUnavailable, SourceUnavailable: It cannot be told now.
+            WireError: It has no budget.
+        """
+        if look_up.budgeted is None:
+            raise WireError("not a look-up within a budget")
+        vector = await self._batcher.encode(look_up.text)
+        if isinstance(vector, Refused):
+            return {"verdict": "refused", "refused": vector.value, "neighbours": []}
+        matches = await self._search(look_up.partition, vector, look_up.k)
+        return await self._judge.explain(look_up.budgeted, look_up.text, matches)
+
+    async def told(self, feedback: Feedback) -> bool:
+        """Take up what somebody says of an answer; return whether that was of use.
+
+        Raises:
+            SourceUnavailable: It may not have been taken up.
+        """
+        return await self._judge.told(feedback.key, feedback.served, feedback.is_good)
 
     async def forget(self, keys: Sequence[bytes]) -> None:
         """Let go of those among `keys` whose entry is gone: others found it so.
@@ -133,6 +169,7 @@ class Engine:
             "vectors": held.vectors,
             "partitions": held.partitions,
             "bytes": held.bytes,
+            "routes": self._judge.states(),
         }
 
     async def close(self) -> None:
@@ -144,6 +181,7 @@ class Engine:
             pass
         for search in self._searches:
             search.cancel()
+        await self._judge.stop()
         await self._batcher.close()
         await self._index.close()
 

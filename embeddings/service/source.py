@@ -32,6 +32,52 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True)
+class Witness:
+    """A stored question, and what is known of its answer.
+
+    Attributes:
+        key: The stored response's key, 32 bytes.
+        partition: 32 bytes.
+        expires_at: Unix seconds.
+        text: What was asked.
+        vector: Of this encoder, float32 little-endian.
+        group: Equal for answers that say the same, 16 bytes.
+        words: Equal for answers of the same words, 16 bytes.
+        stored_at: Unix seconds.
+        answer: What was answered, or its beginning; empty if it is not known.
+        is_echo: It was an answer stored for another question.
+    """
+
+    key: bytes
+    partition: bytes
+    expires_at: float
+    text: str
+    vector: bytes
+    group: bytes
+    words: bytes
+    stored_at: float
+    answer: str
+    is_echo: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """What the log of samples says.
+
+    Attributes:
+        samples: Routes and their samples of this encoder, oldest first, as bytes.
+        forbidden: Pairs that were forbidden since.
+        position: Where to go on.
+        messages: How many there were, other encoders' included.
+    """
+
+    samples: list[tuple[str, bytes]]
+    forbidden: list[bytes]
+    position: str
+    messages: int
+
+
+@dataclass(frozen=True, slots=True)
 class Changes:
     """What the log says happened.
 
@@ -78,4 +124,32 @@ class Source(Protocol):
 
     async def scan(self, cursor: int) -> tuple[int, list[bytes]]:
         """Return the next cursor (0: that was all) and the keys of some records."""
+        ...
+
+    async def witnesses(self, keys: Sequence[bytes]) -> list[Witness | None]:
+        """Return what is known of `keys`, in their order; None for what is gone or not whole."""
+        ...
+
+    async def keep_group(self, key: bytes, partition: bytes, group: bytes) -> None:
+        """Write into the record of `key` which group its answer belongs to, and tell the log."""
+        ...
+
+    async def add_echo(self, echo: Witness) -> None:
+        """Write a record for a question that another's stored response has answered."""
+        ...
+
+    async def learn(self, route: str, sample: bytes) -> None:
+        """Write a sample into the log of samples."""
+        ...
+
+    async def forbid(self, pair: bytes) -> None:
+        """Write down, for good, a question's key and the group that must not answer it."""
+        ...
+
+    async def forbidden(self) -> frozenset[bytes]:
+        """Return all pairs that were ever forbidden."""
+        ...
+
+    async def learned(self, after: str, most: int) -> Learned:
+        """Return at most `most` messages of the log of samples behind `after`, "0-0" for all."""
         ...

@@ -61,9 +61,11 @@ class Succession:
 
     def start(self) -> None:
         """Begin to follow, and to wait for the handover."""
-        self._new.follower.start()
+        for reign in (self._new, self._old):
+            if reign is not None:
+                reign.engine.start()
+                reign.follower.start()
         if self._old is not None:
-            self._old.follower.start()
             self._handover = asyncio.create_task(self._hand_over(self._old), name="hand over")
 
     async def close(self) -> None:

@@ -8,7 +8,14 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from embeddings.observer import IndexStats, LookUpOutcome, RebuildCause, SnapshotOutcome
+from embeddings.observer import (
+    IndexStats,
+    LookUpOutcome,
+    Measured,
+    RebuildCause,
+    SnapshotOutcome,
+)
+from embeddings.verdict import Verdict
 
 OUTCOMES: Final = ("found", "nothing", "refused", "busy", "failed")
 STATES: Final = ("flat", "graph", "spilled", "remote")
@@ -18,6 +25,7 @@ SNAPSHOTS: Final = ("saved", "loaded", "unusable", "failed")
 _ENCODE_S: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 _SEARCH_S: Final = (0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.1)
 _TEXTS: Final = (1, 2, 4, 8, 16, 32, 64, 128)
+_YES_NO: Final = ("no", "yes")
 _LONG_S: Final = (0.01, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 
 _look_ups = Counter(
@@ -60,6 +68,35 @@ _snapshot_s = Histogram(
     "Time of writing or reading a snapshot, by how it ended.",
     ["outcome"],
     buckets=_LONG_S,
+)
+
+_decisions = Counter(
+    "recollect_semantic_decisions",
+    "Look-ups decided within an error budget, by route and verdict.",
+    ["route", "verdict"],
+)
+_comparisons = Counter(
+    "recollect_semantic_comparisons",
+    "Upstream answers compared with what the neighbours spoke for, by route.",
+    ["route", "sure", "right"],
+)
+_serving = Gauge(
+    "recollect_semantic_serving",
+    "Whether a route with an error budget has earned its hits (1) or not (0).",
+    ["route"],
+    multiprocess_mode="livemin",
+)
+_threshold = Gauge(
+    "recollect_semantic_threshold",
+    "The least probability at which a route serves.",
+    ["route"],
+    multiprocess_mode="livemax",
+)
+_error = Gauge(
+    "recollect_semantic_error",
+    "Measured share of wrong answers among those sure enough to be served; and its 95 % interval.",
+    ["route", "bound"],
+    multiprocess_mode="livemax",
 )
 
 
@@ -108,6 +145,22 @@ class EmbeddingMetrics:
         """Time a snapshot."""
         self._snapshot_s[outcome].observe(seconds)
 
+    def decided(self, route: str, verdict: Verdict) -> None:
+        """Count a decision within an error budget."""
+        _decisions.labels(route, verdict.value).inc()
+
+    def compared(self, route: str, would_serve: bool, is_right: bool) -> None:
+        """Count an upstream's answer that was compared."""
+        _comparisons.labels(route, _YES_NO[would_serve], _YES_NO[is_right]).inc()
+
+    def budget(self, route: str, is_serving: bool, threshold: float, measured: Measured) -> None:
+        """Note how a route's budget stands."""
+        _serving.labels(route).set(is_serving)
+        _threshold.labels(route).set(threshold)
+        share = measured.wrong / measured.seen if measured.seen else 0.0
+        for bound, value in (("low", measured.low), ("mean", share), ("high", measured.high)):
+            _error.labels(route, bound).set(value)
+
 
 def exposition() -> bytes:
     """Return what this process counts, in Prometheus' text format.
@@ -119,6 +172,7 @@ def exposition() -> bytes:
     for metric in (
         *(_look_ups, _batch, _encode_s, _search_s, _queued, _vectors, _partitions, _bytes),
         *(_lag_s, _rebuild_s, _snapshot_s),
+        *(_decisions, _comparisons, _serving, _threshold, _error),
     ):
         registry.register(metric)
     return generate_latest(registry)

@@ -23,6 +23,7 @@ import uvloop
 
 from cachestore.change_log import ChangeLog
 from cachestore.redis_link import RedisLink
+from cachestore.sample_log import SampleLog
 from cachestore.vector_records import VectorRecords
 from config.semantic import SemanticSettings
 from embeddings.encoding.batching import Batcher
@@ -195,6 +196,7 @@ class _Process:
         source = RedisSource(
             ChangeLog(self.link, namespace),
             VectorRecords(self.link, namespace, on_corrupt=_warn_of_corrupt),
+            SampleLog(self.link, namespace),
             encoder.fingerprint,
         )
         engine = Engine(

@@ -1,4 +1,4 @@
-"""Redis as an embedding process sees it: vector records and the log of their changes."""
+"""Redis as an embedding process sees it: vector records, the log of changes and that of samples."""
 
 import logging
 from collections.abc import AsyncIterator, Sequence
@@ -6,8 +6,10 @@ from contextlib import asynccontextmanager
 
 from cachestore.change_log import ChangeLog
 from cachestore.errors import StoreError, StoreRefused
+from cachestore.sample_log import SampleLog
+from cachestore.vector_record import Answer, Meaning
 from cachestore.vector_records import VectorRecords
-from embeddings.service.source import Changes, Record, SourceUnavailable
+from embeddings.service.source import Changes, Learned, Record, SourceUnavailable, Witness
 
 _log = logging.getLogger("recollect.embeddings")
 
@@ -15,11 +17,16 @@ _log = logging.getLogger("recollect.embeddings")
 class RedisSource:
     """The `Source` of one encoder."""
 
-    def __init__(self, log: ChangeLog, records: VectorRecords, fingerprint: str) -> None:
-        """See `log` and `records` as the encoder with `fingerprint` does."""
+    def __init__(
+        self, log: ChangeLog, records: VectorRecords, samples: SampleLog, fingerprint: str
+    ) -> None:
+        """See `log`, `records` and `samples` as the encoder with `fingerprint` does."""
         self._log = log
         self._records = records
+        self._samples = samples
         self._fingerprint = fingerprint
+        # What one encoder's scores mean says nothing of another's.
+        self._prefix = fingerprint + "/"
 
     async def mark(self) -> str:
         """Write a message that means nothing into the log and return its position."""
@@ -68,6 +75,66 @@ class RedisSource:
         """Return the next cursor (0: that was all) and the keys of some records."""
         async with _mapped():
             return await self._records.scan(cursor)
+
+    async def witnesses(self, keys: Sequence[bytes]) -> list[Witness | None]:
+        """Return what is known of `keys`, in their order."""
+        async with _mapped():
+            found = await self._records.witnesses(keys, self._fingerprint)
+        return [
+            None
+            if one is None
+            else Witness(
+                key=one.key,
+                partition=one.partition,
+                expires_at=one.expires_at,
+                text=one.text,
+                vector=one.vector,
+                group=one.group,
+                words=one.answer.group,
+                stored_at=one.answer.stored_at,
+                answer=one.answer.text,
+                is_echo=one.answer.is_echo,
+            )
+            for one in found
+        ]
+
+    async def keep_group(self, key: bytes, partition: bytes, group: bytes) -> None:
+        """Write into the record of `key` which group its answer belongs to, and tell the log."""
+        async with _mapped():
+            await self._records.keep_group(key, partition, group)
+
+    async def add_echo(self, echo: Witness) -> None:
+        """Write a record for a question that another's stored response has answered."""
+        answer = Answer(echo.group, echo.stored_at, is_echo=True)
+        meaning = Meaning(echo.partition, echo.text, self._fingerprint, echo.vector, answer)
+        async with _mapped():
+            await self._records.add_echo(echo.key, echo.expires_at, meaning)
+
+    async def learn(self, route: str, sample: bytes) -> None:
+        """Write a sample into the log of samples."""
+        async with _mapped():
+            await self._samples.add(self._prefix + route, sample)
+
+    async def forbid(self, pair: bytes) -> None:
+        """Write down, for good, a question's key and the group that must not answer it."""
+        async with _mapped():
+            await self._samples.forbid(pair)
+
+    async def forbidden(self) -> frozenset[bytes]:
+        """Return all pairs that were ever forbidden."""
+        async with _mapped():
+            return await self._samples.forbidden()
+
+    async def learned(self, after: str, most: int) -> Learned:
+        """Return at most `most` messages of the log of samples behind `after`."""
+        async with _mapped():
+            samples, forbidden, position = await self._samples.read(after, most)
+        own = [
+            (route.removeprefix(self._prefix), sample)
+            for route, sample in samples
+            if route.startswith(self._prefix)
+        ]
+        return Learned(own, forbidden, position, len(samples) + len(forbidden))
 
 
 @asynccontextmanager

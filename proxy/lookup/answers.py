@@ -6,11 +6,13 @@ form; all of it counts towards its size in memory.
 """
 
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from typing import Final, TypeVar
 
 import orjson
 
 from cachestore.entry import StoredResponse
+from cachestore.vector_record import GROUP_BYTES, Answer
 from proxy.wire.endpoint import Endpoint, Form
 from proxy.wire.record import Recording
 from proxy.wire.replay import fresh, render
@@ -156,6 +158,22 @@ def said_by(answer: StoredAnswer) -> str | None:
             extra = {name for name, value in more.items() if value not in (None, [], "")}
             return text if extra <= {"role"} else None
     return None
+
+
+def answer_of(answer: StoredAnswer) -> Answer:
+    """Return what of a stored answer is compared with other answers.
+
+    Two that differ in blanks only are one group. What is more than a text, or another endpoint's,
+    is compared as a whole, and has no text.
+    """
+    text = said_by(answer)
+    compared = text
+    if compared is None:
+        template, _ = answer.template(Form.JSON, False)
+        compared = fresh(template or answer.recording.body, b"", b"0").decode("utf-8", "replace")
+    words = " ".join(compared.split()).encode("utf-8", "replace")
+    group = blake2b(words, digest_size=GROUP_BYTES).digest()
+    return Answer(group, answer.stored_at, text or "")
 
 
 _Kind = TypeVar("_Kind", int, float, str)

@@ -130,7 +130,11 @@ class Earlier:
 
 
 def question_of(
-    request: CacheableRequest, scope: KeyScope, answered_by: bytes | None = None
+    request: CacheableRequest,
+    scope: KeyScope,
+    answered_by: bytes | None = None,
+    *,
+    is_budgeted: bool = False,
 ) -> Question | ExactOnly:
     """Return what is compared of `request`, or why nothing is.
 
@@ -139,6 +143,9 @@ def question_of(
         scope: What counts beside its body.
         answered_by: What stands for the stored response that is the last answer in its history,
             32 bytes; then it stands for the whole history (see `earlier`).
+        is_budgeted: An error budget decides: then questions with other figures, names or negations
+            are neighbours, too. Their answers count in the vote; a guard keeps them from being
+            served for one another.
 
     Raises:
         Unkeyable: See `exact_key`.
@@ -147,11 +154,11 @@ def question_of(
         case Endpoint.EMBEDDINGS:
             return ExactOnly.ENDPOINT
         case Endpoint.COMPLETIONS:
-            return _of_prompt(request, scope)
+            return _of_prompt(request, scope, is_budgeted)
         case Endpoint.CHAT:
-            return _of_turns(request, scope, "messages", answered_by)
+            return _of_turns(request, scope, "messages", answered_by, is_budgeted)
         case Endpoint.RESPONSES:
-            return _of_turns(request, scope, "input", None)
+            return _of_turns(request, scope, "input", None, is_budgeted)
         case _:
             assert_never(request.endpoint)
 
@@ -170,7 +177,9 @@ def earlier(request: CacheableRequest, scope: KeyScope) -> Earlier | None:
     return Earlier(exact_key(asked, scope), answer["content"])
 
 
-def _of_prompt(request: CacheableRequest, scope: KeyScope) -> Question | ExactOnly:
+def _of_prompt(
+    request: CacheableRequest, scope: KeyScope, is_budgeted: bool
+) -> Question | ExactOnly:
     body = canonical_body(request, scope)
     prompt = body.get("prompt")
     if type(prompt) is list and len(prompt) == 1:
@@ -179,7 +188,7 @@ def _of_prompt(request: CacheableRequest, scope: KeyScope) -> Question | ExactOn
         return ExactOnly.TOKENS
     if _speaks_of_the_prompt(body):
         return ExactOnly.ECHO
-    cut = _cut(prompt)
+    cut = _cut(prompt, is_budgeted)
     if isinstance(cut, ExactOnly):
         return cut
     body["prompt"] = cut.partition
@@ -192,7 +201,11 @@ def _speaks_of_the_prompt(body: JsonObject) -> bool:
 
 
 def _of_turns(
-    request: CacheableRequest, scope: KeyScope, name: str, answered_by: bytes | None
+    request: CacheableRequest,
+    scope: KeyScope,
+    name: str,
+    answered_by: bytes | None,
+    is_budgeted: bool,
 ) -> Question | ExactOnly:
     body = canonical_body(request, scope)
     if _speaks_of_the_prompt(body):
@@ -218,7 +231,7 @@ def _of_turns(
         content = content[-1].get("text")
     if type(content) is not str:
         return ExactOnly.TURN
-    cut = _cut(content)
+    cut = _cut(content, is_budgeted)
     if isinstance(cut, ExactOnly):
         return cut
     body[name] = [
@@ -259,7 +272,7 @@ class _Cut:
     partition: JsonObject
 
 
-def _cut(whole: str) -> _Cut | ExactOnly:
+def _cut(whole: str, is_budgeted: bool) -> _Cut | ExactOnly:
     text = whole.strip()
     start = 0
     if len(text) > COMPARED_CHARS:
@@ -271,22 +284,28 @@ def _cut(whole: str) -> _Cut | ExactOnly:
     if (leaning := _leaning(words, compared)) is not None:
         return leaning
     begin = whole.find(text)
-    return _Cut(
-        compared,
-        {
-            # Outer white space changes how a prompt is completed.
-            "around": [whole[:begin], whole[begin + len(text) :]],
-            "before": text[:start],
-            "figures": [figure.casefold().strip(_OUTER) for figure in _FIGURE.findall(compared)],
-            "quoted": _QUOTED.findall(compared),
-            "numbers": [word for word in words if word in _NUMBER_WORDS],
-            "names": _names(compared),
-            "negations": sum(
-                word in _NEGATIONS or word.endswith(_NEGATED)
-                for word in _PIECE.findall(compared.casefold())
-            ),
-        },
-    )
+    # Outer white space changes how a prompt is completed.
+    around = [whole[:begin], whole[begin + len(text) :]]
+    equal: JsonObject = {"around": around, "before": text[:start]}
+    if is_budgeted:
+        equal["decided"] = "by budget"
+    else:
+        equal |= _to_the_letter(compared, words)
+    return _Cut(compared, equal)
+
+
+def _to_the_letter(compared: str, words: Sequence[str]) -> JsonObject:
+    """Return what of a text no encoder is trusted with."""
+    return {
+        "figures": [figure.casefold().strip(_OUTER) for figure in _FIGURE.findall(compared)],
+        "quoted": _QUOTED.findall(compared),
+        "numbers": [word for word in words if word in _NUMBER_WORDS],
+        "names": _names(compared),
+        "negations": sum(
+            word in _NEGATIONS or word.endswith(_NEGATED)
+            for word in _PIECE.findall(compared.casefold())
+        ),
+    }
 
 
 def _names(text: str) -> list[str]:

@@ -1,6 +1,6 @@
 """Which rules hold for which model."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Final
 
@@ -8,6 +8,7 @@ from cachetools import LRUCache
 
 from config.semantic import SemanticMode
 from config.settings import RouteSettings, Settings
+from embeddings.wire import MOST_ROUTE_CHARS
 from proxy.lookup.policy import RouteRules
 
 _REMEMBERED_MODELS: Final = 1000
@@ -25,7 +26,9 @@ class Route:
         is_shared: Whether all tenants share its stored responses.
         ignored: Top-level fields left out of the key.
         fold_defaults: Whether parameters at their default equal absent ones.
+        name: Its patterns, for those who look at its numbers.
         semantic: What the semantic tier does for these requests.
+        max_error: The largest share of hits by meaning that may be wrong; None for no budget.
         chains_history: Whether earlier turns also count as equal where the same stored responses
             answered them.
     """
@@ -35,7 +38,9 @@ class Route:
     is_shared: bool
     ignored: frozenset[str]
     fold_defaults: bool
+    name: str = "default"
     semantic: SemanticMode = "off"
+    max_error: float | None = None
     chains_history: bool = False
 
     @property
@@ -48,7 +53,7 @@ class Routes:
     """Finds a model's route: the first that names it, else the default."""
 
     def __init__(self, settings: Settings) -> None:
-        self._default = _route(settings, RouteSettings(models=("*",)))
+        self._default = replace(_route(settings, RouteSettings(models=("*",))), name="default")
         self._named = [(route.models, _route(settings, route)) for route in settings.routes]
         self._remembered: LRUCache[str, Route] = LRUCache(_REMEMBERED_MODELS)
 
@@ -90,6 +95,8 @@ def _route(settings: Settings, route: RouteSettings) -> Route:
         is_shared=route.shared,
         ignored=frozenset(cache.ignore_fields) | frozenset(route.ignore_fields),
         fold_defaults=cache.fold_defaults if route.fold_defaults is None else route.fold_defaults,
+        name=",".join(route.models)[:MOST_ROUTE_CHARS],
+        max_error=semantic.max_error if route.max_error is None else route.max_error,
         semantic=mode if mode == "off" or route.semantic is None else route.semantic,
         chains_history=(route.history or semantic.history) == "chain",
     )

@@ -8,7 +8,7 @@ that takes too long, is a miss; it is caught and counted here and nowhere else.
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
@@ -19,8 +19,9 @@ from cachestore.vector_record import Meaning
 from embeddings.client import EmbeddingsUnavailable
 from embeddings.guards.conflict import conflict
 from embeddings.guards.guard import Guard
-from embeddings.guards.traits import traits
-from embeddings.wire import Found, LookUp
+from embeddings.guards.traits import Traits, traits
+from embeddings.verdict import Verdict
+from embeddings.wire import MOST_MATCHES, Budgeted, Found, LookUp, Neighbour
 from proxy.lookup.answers import StoredAnswer, said_by
 from proxy.lookup.ask import Ask
 from proxy.lookup.keys import Unkeyable
@@ -53,6 +54,12 @@ class Looked(StrEnum):
     NOT_REUSED = "not-reused"
     """What was near enough may not answer this request, by its directives or its age; or nothing
     says what it was asked."""
+    EARNING = "earning"
+    """An answer was sure enough for the budget, but the route has yet to earn its hits."""
+    UNSURE = "unsure"
+    """The evidence for an answer is too weak for the budget."""
+    FORBIDDEN = "forbidden"
+    """Somebody said that what the neighbours speak for is wrong for this question."""
     FAILED = "failed"
     """What was near enough could not be fetched, as Redis failed."""
     SCRIPT = "script"
@@ -73,6 +80,13 @@ class Looked(StrEnum):
     """It was not asked, as it had failed just before."""
 
 
+_UNDECIDED: Final = {
+    Verdict.EARNING: Looked.EARNING,
+    Verdict.UNSURE: Looked.UNSURE,
+    Verdict.VETOED: Looked.VETOED,
+    Verdict.FORBIDDEN: Looked.FORBIDDEN,
+    Verdict.NOTHING: Looked.NOTHING,
+}
 _REFUSALS: Final = frozenset({Looked.SCRIPT, Looked.LONG, Looked.UNKNOWN_TOKENS})
 
 
@@ -116,11 +130,13 @@ class Near:
         answer: What answers.
         reuse: Its age and remaining freshness.
         score: How near the two questions are (cosine).
+        is_check: Whether the upstream is to be asked all the same, behind this.
     """
 
     answer: StoredAnswer
     reuse: Reuse
     score: float
+    is_check: bool = False
 
 
 class SemanticTier:
@@ -132,6 +148,7 @@ class SemanticTier:
         observer: Counts what happens.
         min_score: The least cosine between two questions with one answer.
         deadline_s: How long a look-up may take, with all that belongs to it.
+        check_share: Share of the hits within an error budget that are checked, 0 … 1.
         clock: Unix time in seconds.
     """
 
@@ -143,6 +160,7 @@ class SemanticTier:
         *,
         min_score: float,
         deadline_s: float,
+        check_share: float = 0.0,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._embeddings = embeddings
@@ -150,10 +168,15 @@ class SemanticTier:
         self._observer = observer
         self._min_score = min_score
         self._deadline_s = deadline_s
+        self._check_share = check_share
         self._clock = clock
 
-    async def look_up(self, ask: Ask) -> Near | Meaning | None:
+    async def look_up(self, ask: Ask, key: bytes) -> Near | Meaning | None:
         """Return a stored response that may answer; else what to store the new one with.
+
+        Args:
+            ask: What is asked.
+            key: Its exact key, under which nothing is stored.
 
         None where the request is for the exact tier only.
         """
@@ -168,9 +191,7 @@ class SemanticTier:
             self._observer.exact_only(question)
             return None
         try:
-            found = await self._embeddings.look_up(
-                LookUp(question.partition, question.text, _NEIGHBOURS), until
-            )
+            found = await self._embeddings.look_up(self.look_up_of(ask, key, question), until)
         except EmbeddingsUnavailable as error:
             self._observer.meant(Looked(error.kind))
             return _unencoded(question)
@@ -193,6 +214,16 @@ class SemanticTier:
         self._observer.meant(outcome)
         return near or Meaning(question.partition, question.text, found.fingerprint, found.vector)
 
+    def look_up_of(self, ask: Ask, key: bytes, question: Question) -> LookUp:
+        """Return what the embedding process is asked."""
+        route = ask.route
+        if route.max_error is None:
+            return LookUp(question.partition, question.text, _NEIGHBOURS)
+        # In the shadow nothing is served, and so nothing is to be checked.
+        check_share = self._check_share if route.semantic == "on" else 0.0
+        budgeted = Budgeted(key, route.name, route.max_error, check_share)
+        return LookUp(question.partition, question.text, MOST_MATCHES, budgeted)
+
     async def meaning(self, ask: Ask) -> Meaning | None:
         """Return what to store an answer with for which nothing was looked up.
 
@@ -204,6 +235,15 @@ class SemanticTier:
         until = asyncio.get_running_loop().time() + self._deadline_s
         question = await self._question(ask, until)
         return _unencoded(question) if isinstance(question, Question) else None
+
+    async def question(self, ask: Ask) -> Question | ExactOnly | None:
+        """Return what is compared of a request, or why nothing is; None where that is not known."""
+        return await self._question(ask, asyncio.get_running_loop().time() + self._deadline_s)
+
+    @property
+    def min_score(self) -> float:
+        """The least cosine between two questions with one answer, where no budget decides."""
+        return self._min_score
 
     def stored(self, key: bytes) -> None:
         """Let what has just been stored be found at once, on this host."""
@@ -217,7 +257,8 @@ class SemanticTier:
             if ask.route.chains_history:
                 async with asyncio.timeout_at(until):
                     answered_by = await self._answered_by(ask)
-            return question_of(ask.request, ask.scope, answered_by)
+            is_budgeted = ask.route.max_error is not None
+            return question_of(ask.request, ask.scope, answered_by, is_budgeted=is_budgeted)
         except Unkeyable:
             return ExactOnly.TURN
         except TimeoutError:
@@ -243,13 +284,32 @@ class SemanticTier:
     async def _nearest(
         self, ask: Ask, question: Question, found: Found
     ) -> tuple[Looked, Near | None]:
+        decided = found.decided
+        if decided is not None:
+            if decided.guard is not None:
+                self._observer.vetoed(decided.guard)
+            if decided.verdict is not Verdict.SERVE:
+                return _UNDECIDED[decided.verdict], None
+            return await self._first(ask, found.matches, decided.is_check, None)
         if not found.matches:
             return Looked.NOTHING, None
         self._observer.nearest(found.matches[0].score)
         near = [match for match in found.matches if match.score >= self._min_score]
         if not near:
             return Looked.FAR, None
-        asked = traits(question.text)
+        return await self._first(ask, near, False, traits(question.text))
+
+    async def _first(
+        self, ask: Ask, near: Sequence[Neighbour], is_check: bool, asked: Traits | None
+    ) -> tuple[Looked, Near | None]:
+        """Return the first of `near` that may answer.
+
+        Args:
+            ask: What is asked.
+            near: Not empty, best first.
+            is_check: Whether a hit is to be checked.
+            asked: What the guards are to compare; None where they have been asked.
+        """
         outcome = Looked.FAR
         fetched: dict[bytes, StoredAnswer | None] | None = None
         for match in near:
@@ -271,10 +331,12 @@ class SemanticTier:
                 # Stored anew by somebody who could not tell; what was there before is still found.
                 outcome = Looked.NOT_REUSED
                 continue
-            if (guard := conflict(asked, _stored_traits(answer.asked))) is not None:
-                self._observer.vetoed(guard)
-                outcome = Looked.VETOED
-                continue
+            if asked is not None:
+                guard = conflict(asked, _stored_traits(answer.asked))
+                if guard is not None:
+                    self._observer.vetoed(guard)
+                    outcome = Looked.VETOED
+                    continue
             reuse = may_reuse(answer, ask.directives, self._clock(), ask.route.rules)
             # One that depends on header fields is for who sent those (RFC 9111 §4.1).
             if (
@@ -283,7 +345,7 @@ class SemanticTier:
                 and not answer.vary
                 and self._can_be_sent(ask, answer)
             ):
-                return Looked.HIT, Near(answer, reuse, min(match.score, 1.0))
+                return Looked.HIT, Near(answer, reuse, min(match.score, 1.0), is_check)
             outcome = Looked.NOT_REUSED
         return outcome, None
 
@@ -298,7 +360,7 @@ class NoSemanticTier(SemanticTier):
     def __init__(self) -> None:
         """Look nothing up."""
 
-    async def look_up(self, ask: Ask) -> None:
+    async def look_up(self, ask: Ask, key: bytes) -> None:
         """Return that the request is for the exact tier only."""
         return
 

@@ -90,6 +90,7 @@ class Flight:
         is_collapsed: The answer comes from another worker's flight.
         score: Where it landed on the answer to the same question in other words: how near those
             are (cosine); else None.
+        is_check: It landed so, and the upstream is to be asked all the same.
         is_deserted: All watchers have left before its end; it is being cancelled.
     """
 
@@ -108,6 +109,7 @@ class Flight:
         self.is_leading = False
         self.is_collapsed = False
         self.score: float | None = None
+        self.is_check = False
         self.is_deserted = False
         self._max_bytes = max_bytes
         self._pieces: list[bytes] = []

@@ -34,6 +34,7 @@ def documented_forms() -> dict[str, re.Pattern[str]]:
         pattern = re.escape(form).replace("REASON", f"(?:{reasons})").replace("FWD", "(?:%s)")
         pattern = re.sub(r"=N\b", r"=-?[0-9]+", pattern)
         pattern = re.sub(r"=S\b", r"=-?[01]\\.[0-9]{3}", pattern)
+        pattern = pattern.replace('"K"', '"[0-9a-f]{64}"')
         forms[form] = re.compile(pattern.replace("%s", forwards))
     return forms
 
@@ -51,7 +52,7 @@ def sent_statuses() -> set[str]:
     values = {text + Reason.NO_STORE for text in literals if text.endswith("detail=")}
     values |= {text for text in literals if not text.endswith("=")}
     values |= {hit_status(ttl_s).decode() for ttl_s in (588.9, -3.0)}
-    values |= {hit_status(588.9, score).decode() for score in (0.96349, 1.0)}
+    values |= {hit_status(588.9, score, b"k" * 32).decode() for score in (0.96349, 1.0)}
     answer = StoredAnswer(
         key=bytes(32),
         stored_at=0,

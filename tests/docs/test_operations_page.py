@@ -1,6 +1,7 @@
 """docs/operations.md says what the code does."""
 
 import asyncio
+import itertools
 import json
 import logging
 import re
@@ -16,6 +17,8 @@ from cachestore.redis_link import RedisLink
 from cachestore.redis_store import RedisStore, alias_prefix, entry_prefix, record_prefix
 from cachestore.vector_record import Meaning
 from cachestore.vector_records import VectorRecords
+from embeddings.observer import Measured
+from embeddings.verdict import Verdict
 from proxy import logs
 from proxy.embedding.metrics import EmbeddingMetrics, exposition
 from proxy.exchange import Exchange
@@ -27,13 +30,19 @@ from tests.docs.pages import codes, part, read, rows, snippets
 from tests.support.redis_server import RedisServer
 
 PAGE = "docs/operations.md"
+_OF_A_BUDGET = "decisions_total|comparisons_total|serving|threshold|error"
 PARTS = {"counter": ("_total",), "gauge": ("",), "histogram": ("_bucket", "_sum", "_count")}
 
 
 def registered() -> dict[str, tuple[str, dict[str, set[str]]]]:
     """Return type, and values by label, of each metric, by the name it has in PromQL."""
     Metrics()
-    EmbeddingMetrics()
+    embedding = EmbeddingMetrics()
+    for verdict in Verdict:
+        embedding.decided("default", verdict)
+    for is_sure, is_right in itertools.product((True, False), repeat=2):
+        embedding.compared("default", is_sure, is_right)
+    embedding.budget("default", False, 1.0, Measured(0, 0, 0.0, 1.0))
     found = {}
     for family in REGISTRY.collect():
         if not family.name.startswith("recollect_"):
@@ -67,7 +76,10 @@ def test_the_embedding_process_shows_its_own_metrics_and_no_others() -> None:
     shown = set(re.findall(r"^# TYPE (\w+)", exposition().decode(), re.M))
 
     assert {name for name in shown if not name.endswith("_created")} == {
-        name for name in documented() if re.match("recollect_(embedding|index)_", name)
+        name
+        for name in documented()
+        if re.match("recollect_(embedding|index)_", name)
+        or re.fullmatch(f"recollect_semantic_({_OF_A_BUDGET})", name)
     }
 
 

@@ -15,7 +15,7 @@ from embeddings.encoding.batching import Busy
 from embeddings.index.vector_index import IndexUnavailable
 from embeddings.service.http_server import serve
 from embeddings.service.source import SourceUnavailable
-from embeddings.wire import Found, Neighbour
+from embeddings.wire import Feedback, Found, LookUp, Neighbour
 
 FINGERPRINT = "0123456789abcdef" * 2
 VECTOR = b"\0\0\x80?" * 384
@@ -34,14 +34,16 @@ class FakeService:
         self.texts: list[str] = []
         self.refreshed: list[list[bytes]] = []
         self.forgotten: list[list[bytes]] = []
-        self.told = asyncio.Event()
+        self.was_hinted = asyncio.Event()
+        self.feedback: list[Feedback] = []
         self.has_begun = asyncio.Event()
         self.may_end = asyncio.Event()
         self.was_cancelled = asyncio.Event()
         self.is_store_down = False
 
-    async def look_up(self, partition: bytes, text: str, k: int) -> Found:
+    async def look_up(self, look_up: LookUp) -> Found:
         """Do what the text says."""
+        text = look_up.text
         self.texts.append(text)
         match text:
             case "busy":
@@ -61,17 +63,30 @@ class FakeService:
                     raise
         return found_for(text)
 
+    async def explain(self, look_up: LookUp) -> dict[str, Any]:
+        """Return something of the text."""
+        if self.is_store_down:
+            raise SourceUnavailable("the store is away")
+        return {"verdict": look_up.text}
+
+    async def told(self, feedback: Feedback) -> bool:
+        """Note it; what is bad is of use."""
+        if self.is_store_down:
+            raise SourceUnavailable("the store is away")
+        self.feedback.append(feedback)
+        return not feedback.is_good
+
     async def refresh(self, keys: Sequence[bytes]) -> None:
         """Note the keys."""
         if self.is_store_down:
             raise SourceUnavailable("the store is away")
         self.refreshed.append(list(keys))
-        self.told.set()
+        self.was_hinted.set()
 
     async def forget(self, keys: Sequence[bytes]) -> None:
         """Note the keys."""
         self.forgotten.append(list(keys))
-        self.told.set()
+        self.was_hinted.set()
 
     async def stats(self) -> dict[str, Any]:
         """Return something."""

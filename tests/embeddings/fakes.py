@@ -1,7 +1,7 @@
 """An encoder, an index, a store and an observer that can be told to fail, and count what happens.
 
 The store here is the contract of `embeddings.service.source` in memory: records, and a log of the
-keys to look at, which can be trimmed, emptied and taken away.
+keys to look at, which can be trimmed, emptied and taken away; and what was learned of answers.
 """
 
 import hashlib
@@ -13,8 +13,15 @@ import numpy as np
 
 from embeddings.encoding.encoder import Refused, Vector
 from embeddings.index.vector_index import IndexedVector, IndexUnavailable, Match
-from embeddings.observer import IndexStats, LookUpOutcome, RebuildCause, SnapshotOutcome
-from embeddings.service.source import Changes, Record, SourceUnavailable
+from embeddings.observer import (
+    IndexStats,
+    LookUpOutcome,
+    Measured,
+    RebuildCause,
+    SnapshotOutcome,
+)
+from embeddings.service.source import Changes, Learned, Record, SourceUnavailable, Witness
+from embeddings.verdict import Verdict
 
 PARTITION = b"p" * 32
 FAR_FUTURE = 4e9
@@ -49,7 +56,15 @@ class FakeEncoder:
 
 @dataclass
 class FakeStore:
-    """What lies in Redis: texts, vectors by encoder, and the log."""
+    """What lies in Redis: texts, vectors by encoder, the log; answers and what was learned of them.
+
+    Attributes:
+        witnesses: The whole records there are.
+        samples: Encoder, route and sample; of a forbidden pair the pair alone.
+        forbidden: All pairs that were ever forbidden.
+        failures_to_come: So often what the index is filled from fails yet.
+        are_samples_down: The log of samples is away, and nothing else.
+    """
 
     records: dict[bytes, Record] = field(default_factory=dict)
     vectors: dict[tuple[bytes, str], bytes] = field(default_factory=dict)
@@ -58,6 +73,10 @@ class FakeStore:
     gone_entries: set[bytes] = field(default_factory=set)
     is_down: bool = False
     failures_to_come: int = 0
+    witnesses: dict[bytes, Witness] = field(default_factory=dict)
+    samples: list[tuple[str, str, bytes]] = field(default_factory=list)
+    forbidden: set[bytes] = field(default_factory=set)
+    are_samples_down: bool = False
 
     def put(self, name: str, text: str | None = None, *, expires_at: float = FAR_FUTURE) -> bytes:
         """Store a record and tell the log; return its key."""
@@ -83,6 +102,11 @@ class FakeStore:
             self.failures_to_come -= 1
             raise SourceUnavailable("down for once")
         if self.is_down:
+            raise SourceUnavailable("down")
+
+    def check_samples(self) -> None:
+        """Fail if the log of samples is to fail now."""
+        if self.is_down or self.are_samples_down:
             raise SourceUnavailable("down")
 
 
@@ -145,6 +169,50 @@ class FakeSource:
         ahead = [(place, key) for place, key in places if place >= cursor]
         end = ahead[self.scan_size][0] if len(ahead) > self.scan_size else 0
         return end, [key for _, key in ahead[: self.scan_size]]
+
+    async def witnesses(self, keys: Sequence[bytes]) -> list[Witness | None]:
+        """Return whole records."""
+        self.store.check()
+        return [self.store.witnesses.get(key) for key in keys]
+
+    async def keep_group(self, key: bytes, partition: bytes, group: bytes) -> None:
+        """Write a group into a record, and tell the log."""
+        self.store.check()
+        if (witness := self.store.witnesses.get(key)) is not None:
+            assert witness.partition == partition
+            self.store.witnesses[key] = replace(witness, group=group)
+            self.store.tell(key)
+
+    async def add_echo(self, echo: Witness) -> None:
+        """Write a record where there is none."""
+        self.store.check()
+        if self.store.witnesses.setdefault(echo.key, echo) is echo:
+            self.store.tell(echo.key)
+
+    async def learn(self, route: str, sample: bytes) -> None:
+        """Write a sample."""
+        self.store.check_samples()
+        self.store.samples.append((self.fingerprint, route, sample))
+
+    async def forbid(self, pair: bytes) -> None:
+        """Forbid a pair, and tell those who follow."""
+        self.store.check_samples()
+        self.store.forbidden.add(pair)
+        self.store.samples.append(("", "", pair))
+
+    async def forbidden(self) -> frozenset[bytes]:
+        """Return what was ever forbidden."""
+        self.store.check_samples()
+        return frozenset(self.store.forbidden)
+
+    async def learned(self, after: str, most: int) -> Learned:
+        """Return what is behind `after`."""
+        self.store.check_samples()
+        begin = int(after.partition("-")[0])
+        some = self.store.samples[begin : begin + most]
+        samples = [(route, sample) for name, route, sample in some if name == self.fingerprint]
+        pairs = [pair for name, _, pair in some if not name]
+        return Learned(samples, pairs, f"{begin + len(some)}-0", len(some))
 
 
 class FakeIndex:
@@ -255,6 +323,9 @@ class CountingObserver:
         self.snapshots: list[SnapshotOutcome] = []
         self.lags: list[float] = []
         self.sizes: list[IndexStats] = []
+        self.verdicts: list[Verdict] = []
+        self.comparisons: list[tuple[bool, bool]] = []
+        self.is_serving: dict[str, bool] = {}
 
     def looked_up(self, outcome: LookUpOutcome) -> None:
         """Note an outcome."""
@@ -285,3 +356,15 @@ class CountingObserver:
     def snapshot(self, outcome: SnapshotOutcome, seconds: float) -> None:
         """Note a snapshot."""
         self.snapshots.append(outcome)
+
+    def decided(self, route: str, verdict: Verdict) -> None:
+        """Note a decision."""
+        self.verdicts.append(verdict)
+
+    def compared(self, route: str, would_serve: bool, is_right: bool) -> None:
+        """Note what an answer was compared with."""
+        self.comparisons.append((would_serve, is_right))
+
+    def budget(self, route: str, is_serving: bool, threshold: float, measured: Measured) -> None:
+        """Note how a route stands."""
+        self.is_serving[route] = is_serving

@@ -20,7 +20,7 @@ import pytest
 
 from embeddings.client import EmbeddingClient, EmbeddingsUnavailable
 from embeddings.service.http_server import Server, serve
-from embeddings.wire import LookUp
+from embeddings.wire import Feedback, LookUp
 from tests.embeddings.fake_service import FakeService, found_for
 
 _ROOT = Path(__file__).parents[2]
@@ -635,10 +635,10 @@ async def test_hints_are_gathered(
     """Keys of one moment leave in one message, each once, in order."""
     client.add_soon(_KEYS[:2])
     client.add_soon(_KEYS[1:4])
-    await service.told.wait()
-    service.told.clear()
+    await service.was_hinted.wait()
+    service.was_hinted.clear()
     client.remove_soon(_KEYS[4:])
-    await service.told.wait()
+    await service.was_hinted.wait()
 
     assert service.refreshed == [_KEYS[:4]]
     assert service.forgotten == [_KEYS[4:]]
@@ -657,7 +657,7 @@ async def test_hints_are_dropped_when_nobody_is_there(
     clock.now_s += 0.5
     assert await client.look_up(question("hello")) == found_for("hello")
     client.add_soon(_KEYS[2:3])
-    await service.told.wait()
+    await service.was_hinted.wait()
 
     assert service.refreshed == [_KEYS[2:3]]
     await server.close()
@@ -669,7 +669,7 @@ async def test_hints_do_not_pile_up(
     """At most one message's worth waits."""
     for first in range(100):
         client.add_soon([bytes([first, number]) * 16 for number in range(100)])
-    await service.told.wait()
+    await service.was_hinted.wait()
 
     assert [len(keys) for keys in service.refreshed] == [4000]
 
@@ -707,3 +707,40 @@ import embeddings.client
 sys.exit(bool(set({heavy!r}) & set(sys.modules)))
 """
     assert subprocess.run([sys.executable, "-c", code], cwd=_ROOT, check=False).returncode == 0
+
+
+async def test_what_operators_ask_and_tell_is_answered(
+    client: EmbeddingClient, server: Server, service: FakeService
+) -> None:
+    """Explanations, feedback, statistics."""
+    good, bad = Feedback(_KEYS[0], None, True), Feedback(_KEYS[1], _KEYS[2], False)
+
+    assert await client.explain(question("why?")) == {"verdict": "why?"}
+    assert not await client.feedback(good)
+    assert await client.feedback(bad)
+    assert await client.stats() == {"vectors": {"flat": 1}}
+    assert service.feedback == [good, bad]
+
+
+async def test_operators_are_told_that_nobody_answers(client: EmbeddingClient) -> None:
+    """No process listens."""
+    for asking in (
+        client.explain(question("why?")),
+        client.feedback(Feedback(_KEYS[0], None, True)),
+        client.stats(),
+    ):
+        with pytest.raises(EmbeddingsUnavailable) as caught:
+            await asking
+        assert caught.value.kind == "down"
+
+
+async def test_operators_are_told_that_the_store_is_away(
+    client: EmbeddingClient, server: Server, service: FakeService
+) -> None:
+    """What was told may not have been taken up."""
+    service.is_store_down = True
+
+    with pytest.raises(EmbeddingsUnavailable):
+        await client.feedback(Feedback(_KEYS[0], None, False))
+    with pytest.raises(EmbeddingsUnavailable):
+        await client.explain(question("why?"))

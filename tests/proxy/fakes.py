@@ -19,7 +19,7 @@ from cachestore.redis_link import RedisLink
 from cachestore.redis_store import RedisStore
 from config.settings import Settings
 from embeddings.client import EmbeddingsUnavailable
-from embeddings.wire import Found, LookUp, Neighbour
+from embeddings.wire import Decided, Found, LookUp, Neighbour
 from proxy.boarding import Boarding
 from proxy.fetch import Fetcher
 from proxy.forward import Forwarder
@@ -32,10 +32,12 @@ from proxy.lookup.routes import Routes
 from proxy.lookup.semantic_tier import NoSemanticTier, SemanticTier
 from proxy.lookup.tenants import Tenants
 from proxy.lookup.tiers import Tiers
+from proxy.lookup.token_budget import TokenBudget
 from proxy.metrics import Metrics
 from proxy.operations import Operations
 from proxy.replies import Replies
 from proxy.router import Router
+from proxy.semantic_admin import Access, SemanticAdmin
 from proxy.upstreams import upstream as upstreams
 from proxy.upstreams.upstream import Answer, Upstream
 from proxy.wire.record import RecordPolicy
@@ -389,6 +391,7 @@ class FakeEmbeddings:
     Attributes:
         matches: What is near every text, best first.
         refused: Why no text has a vector.
+        decided: What a budget decides of each look-up that has one.
         error: Raised in place of an answer.
         gate: Waited for before each answer, as long as there is time.
         asked: The look-ups that came.
@@ -399,6 +402,7 @@ class FakeEmbeddings:
     def __init__(self, *matches: Neighbour) -> None:
         self.matches = matches
         self.refused: str | None = None
+        self.decided: Decided | None = None
         self.error: Exception | None = None
         self.gate: asyncio.Event | None = None
         self.asked: list[LookUp] = []
@@ -418,7 +422,8 @@ class FakeEmbeddings:
             raise self.error
         if self.refused is not None:
             return Found((), FINGERPRINT, self.refused, b"")
-        return Found(self.matches, FINGERPRINT, None, VECTOR)
+        decided = self.decided if look_up.budgeted is not None else None
+        return Found(self.matches, FINGERPRINT, None, VECTOR, decided)
 
     def add_soon(self, keys: Sequence[bytes]) -> None:
         """Note keys that were stored."""
@@ -626,6 +631,7 @@ class Worker:
                 self.metrics,
                 min_score=settings.semantic.min_score,
                 deadline_s=5.0,
+                check_share=settings.semantic.check_share,
                 clock=self.clock,
             )
         self.flights = Flights(cache.max_entry_bytes)
@@ -654,10 +660,12 @@ class Worker:
             fetcher=self.fetcher,
             forwarder=self.forwarder,
             replies=self.replies,
+            checks=TokenBudget(settings.semantic.check_tokens_per_hour, self.clock),
             clock=self.clock,
         )
+        reader = Reader(Routes(settings), Tenants(b"x" * 32, {}), cache.key_headers)
         self.handler = Handler(
-            reader=Reader(Routes(settings), Tenants(b"x" * 32, {}), cache.key_headers),
+            reader=reader,
             tiers=self.tiers,
             semantic=self.semantic,
             boarding=self.boarding,
@@ -672,15 +680,23 @@ class Worker:
             ),
             clock=self.clock,
         )
-        token = settings.admin.token
+        secret = settings.admin.token
+        token = secret.get_secret_value() if secret is not None else None
+        self.semantic_admin = SemanticAdmin(
+            access=Access(token, is_local=True),
+            reader=reader,
+            semantic=self.semantic,
+            tiers=self.tiers,
+            redis=store,
+            embeddings=None,
+            body_bytes=settings.limits.body_bytes,
+            json_depth=settings.limits.json_depth,
+        )
         self.router = Router(
             handler=self.handler,
             forwarder=self.forwarder,
-            operations=Operations(
-                token.get_secret_value() if token is not None else None,
-                lambda: self.link.is_up,
-                self.metrics,
-            ),
+            operations=Operations(token, lambda: self.link.is_up, self.metrics),
+            semantic_admin=self.semantic_admin,
             metrics=self.metrics,
             admin_port=admin_port,
             logs_requests=settings.log.requests,
@@ -740,6 +756,13 @@ async def learn(
     (key,) = set(worker.redis.keys()) - set(before)
     embeddings.matches = (Neighbour(key, score),)
     return key
+
+
+def meant_status(worker: "Worker", ttl_s: int = 3600) -> str:
+    """Return the `Cache-Status` of the hit by meaning that left the only alias."""
+    (asked,) = worker.redis.keys("a")
+    hit = f"recollect; hit; ttl={ttl_s}; detail=semantic; score=0.970"
+    return f'{hit}; key="{asked.hex()}"'
 
 
 def completion(text: str = "Hi", finish_reason: str = "stop") -> bytes:

@@ -22,6 +22,7 @@ from tests.proxy.fakes import (
     event,
     json_play,
     learn,
+    meant_status,
     settle,
     stream_of,
     stream_play,
@@ -1038,8 +1039,6 @@ async def test_defect_of_ours_leaves_no_watcher_waiting() -> None:
 
 # Answers to the same question in other words.
 
-SEMANTIC = "recollect; hit; ttl=3590; detail=semantic; score=0.970"
-
 
 async def knowing(embeddings: FakeEmbeddings, *plays: Play, max_stale_s: float = 0.0) -> Worker:
     """Return a worker that has stored the first play's answer to ASKED, ten seconds ago."""
@@ -1065,7 +1064,7 @@ async def test_all_who_wait_get_the_answer_to_other_words() -> None:
 
     for call in calls:
         assert content_of(await call.done()) == "as asked first"
-        assert call.cache_status == SEMANTIC
+        assert call.cache_status == meant_status(worker, 3590)
         assert call.one(b"age") == b"10"
     assert worker.upstream.calls == 1
     assert len(embeddings.asked) == 2
@@ -1085,7 +1084,7 @@ async def test_answer_to_other_words_comes_in_the_form_that_was_asked_for() -> N
 
     assert text_of(leader.body) == content_of(await follower.done()) == "as asked first"
     assert leader.body.endswith(DONE)
-    assert leader.cache_status == follower.cache_status == SEMANTIC
+    assert leader.cache_status == follower.cache_status == meant_status(worker, 3590)
 
 
 @pytest.mark.parametrize("wish", ["max-age=5", "min-fresh=3595"])
@@ -1156,7 +1155,7 @@ async def test_leader_that_leaves_during_the_look_up_leaves_no_lease() -> None:
     await leader.done()
     embeddings.gate.set()
 
-    assert (await follower.done()).cache_status == SEMANTIC
+    assert (await follower.done()).cache_status == meant_status(worker, 3590)
     alone = worker.ask(chat("What number of citizens does the town have?"))
     embeddings.gate = asyncio.Event()
     await settle()

@@ -82,6 +82,7 @@ class Server:
             handler=handler,
             forwarder=worker.forwarder,
             operations=worker.router._operations,
+            semantic_admin=worker.semantic_admin,
             metrics=worker.metrics,
             admin_port=ADMIN_PORT,
             logs_requests=False,

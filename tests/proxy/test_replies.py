@@ -132,3 +132,10 @@ def test_cache_status_of_an_answer_to_other_words_says_how_near_they_are(
 ) -> None:
     """A cosine with three decimals, as RFC 8941 §3.3.2 writes a decimal at the most."""
     assert hit_status(588.9, score) == (b"recollect; hit; ttl=588; detail=semantic; score=" + shown)
+
+
+def test_cache_status_of_an_answer_to_other_words_names_what_was_asked() -> None:
+    """By that key a wrong answer can be told of (RFC 9211 §2.7: a string)."""
+    status = hit_status(588.9, 0.97, b"\x0f" * 32)
+
+    assert status.endswith(b'; score=0.970; key="' + b"0f" * 32 + b'"')

@@ -16,6 +16,7 @@ class CacheStatus:
     fwd_status: int | None = None
     score: float | None = None
     """Ours, beside `detail=semantic`: RFC 9211 §2 leaves room for parameters of one's own."""
+    key: str | None = None
 
 
 def parse_cache_status(value: str) -> CacheStatus:
@@ -28,7 +29,8 @@ def parse_cache_status(value: str) -> CacheStatus:
     if member != "recollect":
         return CacheStatus()
     given = {part.partition("=")[0]: part.partition("=")[2] for part in parameters}
-    known = {"hit", "fwd", "stored", "collapsed", "detail", "ttl", "fwd-status", "score"}
+    known = {"hit", "fwd", "stored", "collapsed", "detail", "ttl", "fwd-status"}
+    known |= {"score", "key"}
     unknown = set(given) - known
     if unknown:
         raise ValueError(f"unknown Cache-Status parameters {sorted(unknown)} in {value!r}")
@@ -41,4 +43,5 @@ def parse_cache_status(value: str) -> CacheStatus:
         ttl_s=int(given["ttl"]) if "ttl" in given else None,
         fwd_status=int(given["fwd-status"]) if "fwd-status" in given else None,
         score=float(given["score"]) if "score" in given else None,
+        key=given["key"].strip('"') if "key" in given else None,
     )

@@ -10,7 +10,14 @@ import pytest_asyncio
 
 from embeddings.encoding.batching import Batcher, Busy
 from embeddings.encoding.encoder import Refused, Vector
-from embeddings.observer import IndexStats, LookUpOutcome, RebuildCause, SnapshotOutcome
+from embeddings.observer import (
+    IndexStats,
+    LookUpOutcome,
+    Measured,
+    RebuildCause,
+    SnapshotOutcome,
+)
+from embeddings.verdict import Verdict
 
 
 class HeldEncoder:
@@ -63,6 +70,11 @@ class Counts:
     def lag(self, seconds: float) -> None: ...
     def rebuilt(self, cause: RebuildCause, seconds: float) -> None: ...
     def snapshot(self, outcome: SnapshotOutcome, seconds: float) -> None: ...
+    def decided(self, route: str, verdict: Verdict) -> None: ...
+    def compared(self, route: str, would_serve: bool, is_right: bool) -> None: ...
+    def budget(
+        self, route: str, is_serving: bool, threshold: float, measured: Measured
+    ) -> None: ...
 
 
 @pytest_asyncio.fixture

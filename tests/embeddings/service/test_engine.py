@@ -11,7 +11,9 @@ from embeddings.encoding.batching import Batcher, Busy
 from embeddings.encoding.encoder import Vector
 from embeddings.index.vector_index import IndexUnavailable, Match
 from embeddings.service.engine import Engine
-from embeddings.service.source import Record, SourceUnavailable
+from embeddings.service.source import Record, SourceUnavailable, Witness
+from embeddings.verdict import Verdict
+from embeddings.wire import Budgeted, Decided, Feedback, LookUp, WireError
 from tests.embeddings.fakes import (
     FAR_FUTURE,
     PARTITION,
@@ -22,6 +24,7 @@ from tests.embeddings.fakes import (
     FakeStore,
     key_of,
 )
+from tests.embeddings.service.judging import until
 
 _NOW = 1000.0
 
@@ -66,7 +69,7 @@ async def test_what_is_stored_is_found(rig: Rig) -> None:
     near, far = rig.store.put("how do I pay?"), rig.store.put("where are you?")
     await rig.engine.refresh([near, far])
 
-    found = await rig.engine.look_up(PARTITION, "how do I pay?", 2)
+    found = await rig.engine.look_up(LookUp(PARTITION, "how do I pay?", 2))
 
     assert [match.key for match in found.matches] == [near, far]
     assert found.matches[0].score == pytest.approx(1)
@@ -81,7 +84,7 @@ async def test_nothing_is_found_in_another_partition(rig: Rig) -> None:
     """But the vector is there all the same: the worker stores it with the answer."""
     await rig.engine.refresh([rig.store.put("how do I pay?")])
 
-    found = await rig.engine.look_up(b"q" * 32, "how do I pay?", 2)
+    found = await rig.engine.look_up(LookUp(b"q" * 32, "how do I pay?", 2))
 
     assert found.matches == ()
     assert found.vector
@@ -90,7 +93,7 @@ async def test_nothing_is_found_in_another_partition(rig: Rig) -> None:
 
 async def test_a_text_that_is_refused_is_not_searched_for(rig: Rig) -> None:
     """The reason is told in the encoder's word."""
-    found = await rig.engine.look_up(PARTITION, "refuse me", 2)
+    found = await rig.engine.look_up(LookUp(PARTITION, "refuse me", 2))
 
     assert (found.matches, found.refused, found.vector) == ((), "script", b"")
     assert rig.observer.outcomes == ["refused"]
@@ -103,7 +106,10 @@ async def test_look_ups_of_one_batch_are_searched_together(rig: Rig) -> None:
     await rig.engine.refresh(keys)
 
     found = await asyncio.gather(
-        *(rig.engine.look_up(PARTITION, f"text {number}", number + 1) for number in range(10))
+        *(
+            rig.engine.look_up(LookUp(PARTITION, f"text {number}", number + 1))
+            for number in range(10)
+        )
     )
 
     assert [one.matches[0].key for one in found] == keys
@@ -118,7 +124,7 @@ async def test_a_full_queue_is_busy() -> None:
     rig = Rig(max_queued=1)
 
     outcomes = await asyncio.gather(
-        *(rig.engine.look_up(PARTITION, f"text {number}", 1) for number in range(10)),
+        *(rig.engine.look_up(LookUp(PARTITION, f"text {number}", 1)) for number in range(10)),
         return_exceptions=True,
     )
 
@@ -132,7 +138,7 @@ async def test_an_index_that_cannot_be_asked_fails_each_look_up(rig: Rig) -> Non
     rig.index.is_down = True
 
     outcomes = await asyncio.gather(
-        *(rig.engine.look_up(PARTITION, f"text {number}", 1) for number in range(3)),
+        *(rig.engine.look_up(LookUp(PARTITION, f"text {number}", 1)) for number in range(3)),
         return_exceptions=True,
     )
 
@@ -145,7 +151,7 @@ async def test_a_look_up_that_is_cancelled_leaves_the_others(rig: Rig) -> None:
     key = rig.store.put("text 0")
     await rig.engine.refresh([key])
     tasks = [
-        asyncio.create_task(rig.engine.look_up(PARTITION, f"text {number}", 1))
+        asyncio.create_task(rig.engine.look_up(LookUp(PARTITION, f"text {number}", 1)))
         for number in range(3)
     ]
     await asyncio.sleep(0)
@@ -329,6 +335,7 @@ async def test_statistics_say_what_is_held(rig: Rig) -> None:
         "vectors": {"flat": 1},
         "partitions": 1,
         "bytes": 100,
+        "routes": {},
     }
 
 
@@ -352,7 +359,7 @@ async def test_closing_does_not_wait_for_long(rig: Rig) -> None:
         fingerprint=rig.encoder.fingerprint,
         dimension=rig.encoder.dimension,
     )
-    look_up = asyncio.create_task(engine.look_up(PARTITION, "how do I pay?", 1))
+    look_up = asyncio.create_task(engine.look_up(LookUp(PARTITION, "how do I pay?", 1)))
     began = time.monotonic()
     await asyncio.sleep(0)
 
@@ -368,10 +375,75 @@ async def test_closing_answers_what_has_begun() -> None:
     rig = Rig()
     key = rig.store.put("how do I pay?")
     await rig.engine.refresh([key])
-    look_up = asyncio.create_task(rig.engine.look_up(PARTITION, "how do I pay?", 1))
+    look_up = asyncio.create_task(rig.engine.look_up(LookUp(PARTITION, "how do I pay?", 1)))
     await asyncio.sleep(0)
 
     await rig.engine.close()
 
     assert (await look_up).matches[0].key == key
     assert rig.index.is_closed
+
+
+BUDGETED = Budgeted(key_of("asked"), "r", 0.01, 0.0)
+
+
+async def test_within_a_budget_nothing_is_found_before_it_is_earned(rig: Rig) -> None:
+    """The decision is told, and the vector, to store the upstream's answer with."""
+    key = rig.store.put("how do I pay?")
+    await rig.engine.refresh([key])
+    rig.store.witnesses[key] = witness_of(rig, key)
+
+    found = await rig.engine.look_up(LookUp(PARTITION, "how do I pay?", 64, BUDGETED))
+
+    assert found.matches == ()
+    assert found.decided == Decided(Verdict.UNSURE, 0.0)
+    assert found.vector
+    assert (await rig.engine.stats())["routes"]["r"]["is_serving"] is False
+
+
+async def test_what_is_refused_within_a_budget_is_not_decided(rig: Rig) -> None:
+    """There is nothing to compare."""
+    found = await rig.engine.look_up(LookUp(PARTITION, "refuse me", 64, BUDGETED))
+
+    assert (found.refused, found.decided) == ("script", None)
+    told = await rig.engine.explain(LookUp(PARTITION, "refuse me", 64, BUDGETED))
+    assert (told["verdict"], told["refused"]) == ("refused", "script")
+
+
+async def test_answer_that_is_refreshed_teaches(rig: Rig) -> None:
+    """Also where its vector was stored with it, so that nothing has to be encoded."""
+    key, asked = rig.store.put("how do I pay?"), rig.store.put("asked", "how would I pay?")
+    rig.store.witnesses[key] = witness_of(rig, key)
+    await rig.engine.refresh([key])
+    await rig.engine.look_up(LookUp(PARTITION, "how do I pay?", 64, BUDGETED))
+    rig.keep(asked, rig.encoder.vector("how would I pay?").tobytes())
+    rig.store.witnesses[asked] = witness_of(rig, asked)
+
+    await rig.engine.refresh([asked])
+    await until(lambda: bool(rig.observer.comparisons))
+
+    assert [route for _, route, _ in rig.store.samples] == ["r"]
+    assert rig.observer.comparisons == [(False, True)]
+
+
+async def test_explanation_needs_a_budget_and_feedback_is_taken_up(rig: Rig) -> None:
+    """What would be decided, and by whom."""
+    key = rig.store.put("how do I pay?")
+    await rig.engine.refresh([key])
+    rig.store.witnesses[key] = witness_of(rig, key)
+
+    with pytest.raises(WireError):
+        await rig.engine.explain(LookUp(PARTITION, "how do I pay?", 64))
+    told = await rig.engine.explain(LookUp(PARTITION, "how do I pay?", 64, BUDGETED))
+    assert (told["verdict"], len(told["neighbours"])) == ("unsure", 1)
+    assert await rig.engine.told(Feedback(BUDGETED.key, key, False))
+    assert rig.store.forbidden == {BUDGETED.key + b"g" * 16}
+
+
+def witness_of(rig: Rig, key: bytes) -> Witness:
+    """Return the whole record of what was put."""
+    text = rig.store.records[key].text
+    vector = rig.encoder.vector(text).tobytes()
+    return Witness(
+        key, PARTITION, FAR_FUTURE, text, vector, b"g" * 16, b"w" * 16, 1.0, "By card.", False
+    )

@@ -13,6 +13,7 @@ from embeddings.observer import RebuildCause
 from embeddings.service.engine import Engine
 from embeddings.service.follower import Follower
 from embeddings.service.succession import Reign, Succession
+from embeddings.wire import LookUp
 from tests.embeddings.fakes import (
     PARTITION,
     CountingObserver,
@@ -260,7 +261,7 @@ async def test_a_rebuild_keeps_to_its_rate_and_serves(start: Start, store: FakeS
     answered = 0
 
     while not host.follower.is_ready:
-        await host.engine.look_up(PARTITION, "text 0", 1)
+        await host.engine.look_up(LookUp(PARTITION, "text 0", 1))
         answered += 1
         await asyncio.sleep(0.005)
 
@@ -493,19 +494,19 @@ async def test_a_new_encoder_takes_over_when_it_has_caught_up(store: FakeStore) 
     # One that is learnt meanwhile is found at once, and later by the new one.
     keys.add(store.put("learnt meanwhile"))
     await until(lambda: len(old.index.vectors) == 2001)
-    found = await succession.current.look_up(PARTITION, "learnt meanwhile", 1)
+    found = await succession.current.look_up(LookUp(PARTITION, "learnt meanwhile", 1))
     assert found.matches[0].score == pytest.approx(1)
     assert (found.fingerprint, len(found.vector)) == (old.encoder.fingerprint, 4 * 8)
     assert not dropped.is_set()
 
-    last = asyncio.create_task(succession.current.look_up(PARTITION, "text 7", 1))
+    last = asyncio.create_task(succession.current.look_up(LookUp(PARTITION, "text 7", 1)))
     await dropped.wait()
     assert succession.current is new.engine
     assert succession.is_ready
     assert (await last).fingerprint == old.encoder.fingerprint
     assert old.index.is_closed
     assert new.index.vectors.keys() == keys
-    found = await succession.current.look_up(PARTITION, "text 7", 1)
+    found = await succession.current.look_up(LookUp(PARTITION, "text 7", 1))
     assert found.matches[0].score == pytest.approx(1)
     assert (found.fingerprint, len(found.vector)) == (new.encoder.fingerprint, 4 * 16)
     assert new.observer.rebuilds == ["encoder"]

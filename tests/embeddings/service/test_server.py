@@ -14,7 +14,7 @@ import orjson
 import pytest
 
 from embeddings.service.http_server import Limits, Server, serve
-from embeddings.wire import MOST_BODY_BYTES, Found, LookUp, keys_to_bytes
+from embeddings.wire import MOST_BODY_BYTES, Feedback, Found, LookUp, keys_to_bytes
 from tests.embeddings.fake_service import FakeService, found_for
 
 _KEY = b"k" * 32
@@ -450,3 +450,41 @@ async def test_over_tcp_a_token_is_asked_for(
     assert (await ask(get("/healthz", *fields)))[0] == 200
     assert len(service.texts) == (1 if status == 200 else 0)
     await server.close()
+
+
+async def test_explanations_and_feedback_are_passed_on(
+    connect: Connect, service: FakeService
+) -> None:
+    """And answered as JSON."""
+    client = await connect()
+    feedback = Feedback(_KEY, None, False)
+
+    status, _, content = await client.ask(post("/explain", LookUp(_KEY, "why?", 1).to_bytes()))
+    assert (status, orjson.loads(content)) == (200, {"verdict": "why?"})
+    status, _, content = await client.ask(post("/feedback", feedback.to_bytes()))
+    assert (status, orjson.loads(content)) == (200, {"is_of_use": True})
+    assert service.feedback == [feedback]
+
+
+@pytest.mark.parametrize("path", ["/explain", "/feedback"])
+async def test_what_operators_ask_wrongly_is_refused(connect: Connect, path: str) -> None:
+    """And a store that is away is told."""
+    client = await connect()
+
+    status, _, content = await client.ask(post(path, b"{}"))
+    assert (status, code(content)) == (400, "invalid_request")
+    assert (await client.ask(get(path)))[0] == 405
+
+
+async def test_store_that_is_away_is_told_to_operators(
+    connect: Connect, service: FakeService
+) -> None:
+    """Worth another try."""
+    service.is_store_down = True
+    client = await connect()
+
+    for request in (
+        post("/explain", LookUp(_KEY, "why?", 1).to_bytes()),
+        post("/feedback", Feedback(_KEY, None, True).to_bytes()),
+    ):
+        assert (await client.ask(request))[0] == 503

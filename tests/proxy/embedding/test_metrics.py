@@ -9,7 +9,15 @@ from typing import get_args
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from embeddings.observer import IndexStats, LookUpOutcome, Observer, RebuildCause, SnapshotOutcome
+from embeddings.observer import (
+    IndexStats,
+    LookUpOutcome,
+    Measured,
+    Observer,
+    RebuildCause,
+    SnapshotOutcome,
+)
+from embeddings.verdict import Verdict
 from proxy.embedding import metrics
 from proxy.embedding.metrics import EmbeddingMetrics, exposition
 
@@ -78,6 +86,45 @@ def test_states_are_what_they_were_told_to_be_last() -> None:
     assert found["recollect_index_lag_seconds", ()] == 0.25
 
 
+def test_decisions_within_a_budget_are_counted_by_route() -> None:
+    """And what came of them."""
+    observer: Observer = EmbeddingMetrics()
+    change = Change()
+    for verdict in Verdict:
+        observer.decided("r", verdict)
+    observer.compared("r", True, True)
+    observer.compared("r", True, False)
+    observer.compared("s", False, False)
+
+    name = "recollect_semantic_decisions_total"
+    assert [change.of(name, route="r", verdict=verdict) for verdict in Verdict] == [1] * len(
+        Verdict
+    )
+    name = "recollect_semantic_comparisons_total"
+    assert change.of(name, route="r", sure="yes", right="yes") == 1
+    assert change.of(name, route="r", sure="yes", right="no") == 1
+    assert change.of(name, route="s", sure="no", right="no") == 1
+
+
+@pytest.mark.parametrize(
+    ("measured", "mean"), [(Measured(200, 3, 0.005, 0.04), 0.015), (Measured(0, 0, 0.0, 1.0), 0.0)]
+)
+def test_budget_is_shown_as_it_stands_now(measured: Measured, mean: float) -> None:
+    """Whether it serves, from where on, and the measured share with its interval."""
+    observer = EmbeddingMetrics()
+    observer.budget("r", False, 1.0, Measured(1, 1, 0.2, 1.0))
+    observer.budget("r", True, 0.97, measured)
+
+    found = samples()
+    assert found["recollect_semantic_serving", (("route", "r"),)] == 1
+    assert found["recollect_semantic_threshold", (("route", "r"),)] == 0.97
+    bounds = {
+        bound: found["recollect_semantic_error", (("bound", bound), ("route", "r"))]
+        for bound in ("low", "mean", "high")
+    }
+    assert bounds == {"low": measured.low, "mean": mean, "high": measured.high}
+
+
 @pytest.mark.parametrize(
     ("words", "kind"),
     [
@@ -95,7 +142,8 @@ def test_process_that_runs_alone_shows_nothing_of_workers() -> None:
     """A Redis that seems to be down is an alert."""
     assert not any(name.startswith("recollect_re") for name, _ in samples())
     assert all(
-        name.startswith(("recollect_embedding_", "recollect_index_")) for name, _ in samples()
+        name.startswith(("recollect_embedding_", "recollect_index_", "recollect_semantic_"))
+        for name, _ in samples()
     )
 
 

@@ -3,6 +3,7 @@
 import time
 import uuid
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 
@@ -10,9 +11,10 @@ from cachestore.change_log import ChangeLog
 from cachestore.entry import StoredResponse
 from cachestore.redis_link import RedisLink
 from cachestore.redis_store import RedisStore
-from cachestore.vector_record import Meaning
+from cachestore.sample_log import SampleLog
+from cachestore.vector_record import Answer, Meaning
 from cachestore.vector_records import VectorRecords
-from embeddings.service.source import Record, Source, SourceUnavailable
+from embeddings.service.source import Record, Source, SourceUnavailable, Witness
 from proxy.embedding.redis_source import RedisSource
 from tests.support.redis_server import RedisServer
 
@@ -22,15 +24,19 @@ KEY, OTHER_KEY = b"k" * 32, b"o" * 32
 VECTOR = b"\0\0\x80\x3f" * 4
 
 
+def source_of(link: RedisLink, namespace: str, fingerprint: str) -> Source:
+    """Return what an encoder sees of a namespace."""
+    records = VectorRecords(link, namespace)
+    return RedisSource(ChangeLog(link, namespace), records, SampleLog(link, namespace), fingerprint)
+
+
 class Rig:
     """A source, and the store whose changes it tells of."""
 
     def __init__(self, link: RedisLink, fingerprint: str = ENCODER) -> None:
         self.namespace = f"t{uuid.uuid4().hex[:12]}"
         self.store = RedisStore(link, self.namespace, 2048, 1 << 20)
-        self.source: Source = RedisSource(
-            ChangeLog(link, self.namespace), VectorRecords(link, self.namespace), fingerprint
-        )
+        self.source = source_of(link, self.namespace, fingerprint)
 
     async def put(self, key: bytes, vector: bytes = VECTOR) -> None:
         """Store an entry with what it answers."""
@@ -159,6 +165,13 @@ async def test_redis_that_is_away_is_told_in_the_engines_own_words(own_redis: Re
         lambda: source.keep_vector(record, VECTOR),
         lambda: source.forget_gone([KEY]),
         lambda: source.scan(0),
+        lambda: source.witnesses([KEY]),
+        lambda: source.keep_group(KEY, PARTITION, GROUP),
+        lambda: source.add_echo(WITNESS),
+        lambda: source.learn("r", b"sample"),
+        lambda: source.forbid(b"pair"),
+        source.forbidden,
+        lambda: source.learned("0-0", 1),
     ):
         with pytest.raises(SourceUnavailable, match=r"."):
             await operation()
@@ -184,3 +197,69 @@ async def test_vector_that_redis_refuses_to_keep_is_let_go(
     assert "refused to keep a vector: OOM" in caplog.text
     assert await rig.source.read([KEY]) == [record]
     await link.close()
+
+
+GROUP, OTHER_GROUP = b"g" * 16, b"o" * 16
+WITNESS = Witness(KEY, PARTITION, 0.0, "How?", VECTOR, GROUP, GROUP, 5.0, "So.", False)
+
+
+async def answered(rig: Rig, key: bytes) -> None:
+    """Store an entry with its question and its answer."""
+    entry = StoredResponse(key, time.time(), 60.0, 0.0, b"head", b"body")
+    meaning = Meaning(PARTITION, "How?", ENCODER, VECTOR, Answer(GROUP, 5.0, "So."))
+    assert await rig.store.put(entry, None, meaning)
+
+
+async def test_witness_is_read_and_can_join_a_group(link: RedisLink) -> None:
+    """The words' own group stays known; who follows the log is told."""
+    rig = Rig(link)
+    await answered(rig, KEY)
+    [witness, gone] = await rig.source.witnesses([KEY, OTHER_KEY])
+    assert witness is not None
+    assert replace(witness, expires_at=0.0) == WITNESS
+    assert gone is None
+    position = await rig.source.mark()
+
+    await rig.source.keep_group(KEY, PARTITION, OTHER_GROUP)
+
+    [again] = await rig.source.witnesses([KEY])
+    assert again == replace(witness, group=OTHER_GROUP)
+    changes = await rig.source.changes(position, 10)
+    assert changes is not None
+    assert changes.keys == [KEY]
+
+
+async def test_echo_is_read_as_one_and_gives_way_to_an_answer(link: RedisLink) -> None:
+    """It has no answer of its own."""
+    rig = Rig(link)
+    expires_at = float(int(time.time()) + 60)
+    echo = replace(WITNESS, expires_at=expires_at, answer="", is_echo=True)
+
+    await rig.source.add_echo(echo)
+    assert await rig.source.witnesses([KEY]) == [echo]
+
+    await answered(rig, KEY)
+    await rig.source.add_echo(echo)
+    [witness] = await rig.source.witnesses([KEY])
+    assert witness is not None
+    assert not witness.is_echo
+
+
+async def test_samples_are_read_by_their_encoder_alone(link: RedisLink) -> None:
+    """What another one's scores mean says nothing; its messages count all the same."""
+    rig, other = Rig(link), Rig(link, OTHER_ENCODER)
+    other.namespace = rig.namespace
+    other.source = source_of(link, rig.namespace, OTHER_ENCODER)
+    await rig.source.learn("r/1", b"one")
+    await other.source.learn("r/1", b"of another")
+    await rig.source.forbid(b"pair")
+    await rig.source.learn("r/2", b"two")
+
+    learned = await rig.source.learned("0-0", 10)
+
+    assert learned.samples == [("r/1", b"one"), ("r/2", b"two")]
+    assert learned.forbidden == [b"pair"]
+    assert learned.messages == 4
+    assert await other.source.forbidden() == {b"pair"}, "an answer is wrong for any encoder"
+    rest = await rig.source.learned(learned.position, 10)
+    assert (rest.samples, rest.messages, rest.position) == ([], 0, learned.position)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cachestore.entry import StoredResponse
-from proxy.lookup.answers import StoredAnswer, read_stored, said_by
+from proxy.lookup.answers import StoredAnswer, answer_of, read_stored, said_by
 from proxy.wire.endpoint import Endpoint, Form
 from proxy.wire.record import Recording, RecordPolicy, record
 from proxy.wire.replay import fresh
@@ -271,3 +271,41 @@ def test_several_choices_have_not_said_one_thing() -> None:
 def test_answer_that_is_no_document_has_not_said_a_text() -> None:
     """A stream of embeddings: there is no such thing, but a store may hold anything."""
     assert said_by(answer(endpoint=Endpoint.EMBEDDINGS)) is None
+
+
+def test_answers_that_differ_in_blanks_only_are_one_group() -> None:
+    """Their words are kept as they are; others are another group."""
+    one, blank, other = (
+        answer_of(chat_answer({"role": "assistant", "content": text}))
+        for text in ("Two million.", " Two\n million. ", "Three million.")
+    )
+
+    assert one.group == blank.group != other.group
+    assert len(one.group) == 16
+    assert (one.text, other.text) == ("Two million.", "Three million.")
+    assert one.stored_at == answer().stored_at
+    assert not one.is_echo
+
+
+def document_of(message: object, number: int) -> Recording:
+    """Return a recording of a chat completion that is one of several."""
+    choice = {"index": 0, "message": message, "finish_reason": "tool_calls"}
+    document = orjson.dumps({"id": f"chatcmpl-{number}", "created": number, "choices": [choice]})
+    policy = replace(POLICY, finish_reasons=frozenset({"tool_calls"}))
+    recording = record(Endpoint.CHAT, b"application/json", b"", document, policy)
+    assert isinstance(recording, Recording)
+    return recording
+
+
+def test_answer_that_is_more_than_a_text_is_compared_as_a_whole() -> None:
+    """It has no text; what is made anew for each replay, its id and its time, does not count."""
+    call = {"type": "function", "id": "c", "function": {"name": "f", "arguments": "{}"}}
+    message = {"role": "assistant", "content": None, "tool_calls": [call]}
+    renamed = {**message, "tool_calls": [{**call, "function": {"name": "g", "arguments": "{}"}}]}
+    one, again, other = (
+        answer_of(answer(recording=document_of(said, number)))
+        for number, said in enumerate((message, message, renamed))
+    )
+
+    assert one.group == again.group != other.group
+    assert one.text == ""

@@ -1,11 +1,13 @@
 """Which rules hold for which model."""
 
 import tracemalloc
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from config.settings import Settings
+from embeddings.wire import MOST_ROUTE_CHARS
 from proxy.lookup.routes import Routes
 
 
@@ -69,10 +71,12 @@ def test_route_overrides_the_settings_it_names() -> None:
             "revision": "r2",
             "ignore_fields": ["seed"],
             "fold_defaults": False,
+            "max_error": 0.05,
         },
         {"models": ["b"]},
         cache={"ttl_s": 11, "ignore_fields": ["trace"], "fold_defaults": True},
         upstream={"revision": "r1"},
+        semantic={"max_error": 0.01},
     )
 
     a, b = found.of("a"), found.of("b")
@@ -80,10 +84,20 @@ def test_route_overrides_the_settings_it_names() -> None:
     assert (a.rules.cache, a.rules.ttl_s, a.is_shared, a.revision) == (False, 5, True, ("r1", "r2"))
     assert a.ignored == {"seed", "trace"}
     assert not a.fold_defaults
+    assert (a.max_error, b.max_error) == (0.05, 0.01)
     assert (b.rules.cache, b.rules.ttl_s, b.is_shared, b.revision) == (True, 11, False, ("r1", ""))
     assert b.ignored == {"trace"}
     assert b.fold_defaults
-    assert found.of("c") == b
+    assert found.of("c") == replace(b, name="default")
+
+
+def test_route_is_named_by_its_patterns() -> None:
+    """In metrics and in the log of samples; never too long for a look-up."""
+    found = routes({"models": ["a-*", "b"]}, {"models": ["x" * 200, "y" * 200]})
+
+    assert found.of("b").name == found.of("a-1").name == "a-*,b"
+    assert found.of("other").name == "default"
+    assert len(found.of("y" * 200).name) <= MOST_ROUTE_CHARS
 
 
 GLOBS: list[tuple[list[str], str, bool]] = [

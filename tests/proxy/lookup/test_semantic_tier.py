@@ -42,7 +42,7 @@ pytestmark = pytest.mark.virtual_time
 
 ASKED = "How many people live in Paris?"
 STORED = "How many people are living in Paris?"
-KEY, OTHER_KEY = b"k" * 32, b"o" * 32
+KEY, OTHER_KEY, OWN_KEY = b"k" * 32, b"o" * 32, b"w" * 32
 Json = dict[str, Any]
 
 
@@ -113,6 +113,7 @@ class Rig:
             self.observer,
             min_score=0.95,
             deadline_s=deadline_s,
+            check_share=0.25,
             clock=self.clock,
         )
 
@@ -141,7 +142,7 @@ class Rig:
 
     async def look_up(self, ask: Ask) -> Near | Meaning | None:
         """Look up."""
-        return await self.tier.look_up(ask)
+        return await self.tier.look_up(ask, OWN_KEY)
 
 
 def chat(*turns: Json, **fields: object) -> Json:
@@ -574,7 +575,7 @@ async def test_without_an_embedding_process_every_request_is_for_the_exact_tier(
     tier = NoSemanticTier()
     tier.stored(KEY)
 
-    found: object = await tier.look_up(asks())  # type: ignore[func-returns-value]
+    found: object = await tier.look_up(asks(), KEY)  # type: ignore[func-returns-value]
     meant: object = await tier.meaning(asks())  # type: ignore[func-returns-value]
 
     assert (found, meant) == (None, None)
