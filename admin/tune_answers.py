@@ -31,8 +31,8 @@ class _Groups:
     def __init__(self) -> None:
         self.of: dict[bytes, bytes] = {}
 
-    async def keep_group(self, key: bytes, _: bytes, group: bytes) -> None:
-        self.of[key] = group
+    async def keep_group(self, witness: Witness, group: bytes) -> None:
+        self.of[witness.key] = group
 
 
 def with_joined_answers(
@@ -91,5 +91,4 @@ def _witness(question: Question) -> Witness:
         words=question.group,
         stored_at=0.0,
         answer=beginning,
-        is_echo=False,
     )

@@ -174,11 +174,12 @@ class StreamReader:
             key = exact_key(request, ask.scope)
             if key in seen:
                 return REPEAT
-            answer = self._answer(exchange, key)
+            loose = question_of(request, ask.scope, is_budgeted=True)
+            partition = b"" if isinstance(loose, ExactOnly) else loose.partition
+            answer = self._answer(exchange, key, partition)
             if isinstance(answer, str):
                 return answer
             seen.add(key)
-            loose = question_of(request, ask.scope, is_budgeted=True)
             strict = question_of(request, ask.scope)
         except (BadRequest, Unkeyable):
             return ExactOnly.TURN
@@ -196,7 +197,7 @@ class StreamReader:
             exchange.is_asked,
         )
 
-    def _answer(self, exchange: Exchange, key: bytes) -> Answer | str:
+    def _answer(self, exchange: Exchange, key: bytes, partition: bytes) -> Answer | str:
         """Return what of an answer is compared, or why it would not be stored."""
         if exchange.label:
             return Answer(labelled_group(exchange.label), 0.0)
@@ -204,6 +205,5 @@ class StreamReader:
         recording = record(Endpoint.CHAT, b"application/json", b"", raw, self._policy)
         if isinstance(recording, NotStorable):
             return recording.reason
-        return answer_of(
-            StoredAnswer(key, 0.0, 0.0, 0.0, 0.0, Endpoint.CHAT, recording, (), (), 0.0)
-        )
+        stored = StoredAnswer(key, 0.0, 0.0, 0.0, 0.0, Endpoint.CHAT, recording, (), (), 0.0)
+        return answer_of(stored, partition)

@@ -41,8 +41,10 @@ _FLOAT_BYTES = 4
 _META = struct.Struct(f">3sB{KEY_BYTES}s{PARTITION_BYTES}sd")
 # flags, bytes of text (before compression)
 _TEXT_HEADER = struct.Struct(">BI")
-# stored_at, is it an echo, answer group
-_ANSWER = struct.Struct(f">dB{GROUP_BYTES}s")
+# stored_at, own group
+_ANSWER = struct.Struct(f">d{GROUP_BYTES}s")
+GROUP_OFFSET = 8
+"""Where the own group of an answer begins in its field, in bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,14 +74,11 @@ class Answer:
         group: Equal for answers of the same words, 16 bytes.
         stored_at: Unix seconds, by the writer's clock.
         text: Its words, or their beginning; empty if it is not known.
-        is_echo: It was an answer stored for another question, and nobody has compared it with the
-            upstream's.
     """
 
     group: bytes
     stored_at: float
     text: str = ""
-    is_echo: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,8 +144,10 @@ def encode_record(key: bytes, expires_at: float, meaning: Meaning) -> list[bytes
     ]
     if meaning.answer is not None:
         answer = meaning.answer
+        if len(answer.group) != GROUP_BYTES or not math.isfinite(answer.stored_at):
+            raise ValueError("an answer has a group of 16 bytes and a finite time")
         beginning = answer.text.encode()[:MOST_ANSWER_BYTES].decode("utf-8", "ignore").encode()
-        content = _ANSWER.pack(answer.stored_at, answer.is_echo, answer.group) + _packed(beginning)
+        content = _ANSWER.pack(answer.stored_at, answer.group) + _packed(beginning)
         fields += [ANSWER_FIELD, content + _checksum(key, partition, ANSWER_FIELD, content)]
     if meaning.vector:
         fields += encode_vector(key, partition, meaning.fingerprint, meaning.vector)
@@ -198,13 +199,17 @@ def decode_witness(key: bytes, fingerprint: str, fields: Sequence[bytes | None])
     record = _decode_meta(meta, key)
     content = _checked(key, record.partition, ANSWER_FIELD, answer)
     numbers = _checked(key, record.partition, fingerprint.encode(), vector)
-    if content is None or len(content) < _ANSWER.size or not numbers:
+    if content is None or len(content) < _ANSWER.size:
         return None
-    stored_at, is_echo, own_group = _ANSWER.unpack_from(content)
+    if not numbers or len(numbers) % _FLOAT_BYTES:
+        return None
+    stored_at, own_group = _ANSWER.unpack_from(content)
+    if not math.isfinite(stored_at):
+        return None
     joined = None if group is None else _checked(key, record.partition, GROUP_FIELD, group)
     if joined is None or len(joined) != GROUP_BYTES:
         joined = own_group
-    said = Answer(own_group, stored_at, _decode_text(content[_ANSWER.size :]), bool(is_echo))
+    said = Answer(own_group, stored_at, _decode_text(content[_ANSWER.size :]))
     asked = _decode_text(_checked(key, record.partition, TEXT_FIELD, text))
     return Witness(key, record.partition, record.expires_at, asked, numbers, said, joined)
 

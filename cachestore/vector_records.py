@@ -15,15 +15,14 @@ from cachestore.redis_store import entry_prefix, keys_among, record_prefix
 from cachestore.vector_record import (
     ANSWER_FIELD,
     GROUP_FIELD,
+    GROUP_OFFSET,
     META_FIELD,
     TEXT_FIELD,
-    Meaning,
     VectorRecord,
     Witness,
     decode_record,
     decode_witness,
     encode_group,
-    encode_record,
     encode_vector,
 )
 
@@ -32,23 +31,16 @@ if redis.call('TYPE', KEYS[1]).ok ~= 'hash' then return 0 end
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
 return 1
 """
-_KEEP_TOLD = (
+# Only into the record that was looked at: it may have been given another answer since. Where an
+# answer's own group lies in its field is said in vector_record.
+_KEEP_GROUP = (
     TELL
     + b"""
 if redis.call('TYPE', KEYS[1]).ok ~= 'hash' then return 0 end
+local answer = redis.call('HGET', KEYS[1], ARGV[5])
+if not answer or string.sub(answer, ARGV[6], ARGV[6] + #ARGV[7] - 1) ~= ARGV[7] then return 0 end
 redis.call('HSET', KEYS[1], ARGV[3], ARGV[4])
 local told = tell(KEYS[2], ARGV[2], 'k', ARGV[1])
-if type(told) == 'table' then return told end
-return 1
-"""
-)
-_ADD_ECHO = (
-    TELL
-    + b"""
-if redis.call('EXISTS', KEYS[1], KEYS[2]) > 0 then return 0 end
-redis.call('HSET', KEYS[2], unpack(ARGV, 4))
-redis.call('PEXPIREAT', KEYS[2], ARGV[3])
-local told = tell(KEYS[3], ARGV[2], 'k', ARGV[1])
 if type(told) == 'table' then return told end
 return 1
 """
@@ -102,8 +94,7 @@ class VectorRecords:
         self._log_name = log_name(namespace)
         self._on_corrupt = on_corrupt
         self._keep_vector = RedisScript(link, _KEEP_VECTOR)
-        self._keep_told = RedisScript(link, _KEEP_TOLD)
-        self._add_echo = RedisScript(link, _ADD_ECHO)
+        self._keep_group = RedisScript(link, _KEEP_GROUP)
         self._forget_gone = RedisScript(link, _FORGET_GONE)
         self._delete_if_same = RedisScript(link, _DELETE_IF_SAME)
 
@@ -150,27 +141,22 @@ class VectorRecords:
                 witnesses.append(None)
         return witnesses
 
-    async def keep_group(self, key: bytes, partition: bytes, group: bytes) -> bool:
+    async def keep_group(self, key: bytes, partition: bytes, own: bytes, group: bytes) -> bool:
         """Write into a record which group its answer belongs to, and tell the change log.
 
+        Args:
+            key: The record's.
+            partition: The record's.
+            own: The group of the answer's own words, 16 bytes.
+            group: The group it was found to belong to, 16 bytes.
+
         Returns:
-            Whether the record was still there.
+            Whether it was written: the record was still there, with that answer.
         """
         names = (self._name(key), self._log_name)
         args: tuple[bytes | int, ...] = (key, MOST_MESSAGES)
-        args += tuple(encode_group(key, partition, group))
-        return await self._keep_told.run(names, args) == 1
-
-    async def add_echo(self, key: bytes, expires_at: float, meaning: Meaning) -> bool:
-        """Write a record for a question that another's stored response has answered.
-
-        Returns:
-            Whether it was written: not where there is a record, or an entry, of that key already.
-        """
-        names = (self._entry_prefix + key.hex().encode(), self._name(key), self._log_name)
-        args: tuple[bytes | int, ...] = (key, MOST_MESSAGES, int(expires_at * 1000))
-        args += tuple(encode_record(key, expires_at, meaning))
-        return await self._add_echo.run(names, args) == 1
+        args += (*encode_group(key, partition, group), ANSWER_FIELD, GROUP_OFFSET + 1, own)
+        return await self._keep_group.run(names, args) == 1
 
     async def forget_gone(self, keys: Sequence[bytes]) -> None:
         """Remove the records among `keys` whose entry is gone, and tell the change log."""

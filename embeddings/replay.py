@@ -77,8 +77,7 @@ def replayed(
         if partition is None:
             partition = Partition(asked.partition, len(asked.vector))
             partitions[asked.partition] = partition
-        is_checked, is_echo = True, False
-        group, stored_at = asked.group, float(at)
+        is_checked = True
         if asked.is_asked:
             matches = partition.search(asked.vector, MOST_NEIGHBOURS, 0.0)
             near = [replace(stored[match.key], score=match.score) for match in matches]
@@ -92,12 +91,9 @@ def replayed(
                     weight = 1 / check_share if is_hit else 1.0
                     budget.add(_sample(at, decision, weight, is_right))
             yield Answered(decision, is_hit, is_right)
-            is_echo = not is_checked and decision.is_sure
-            if is_echo:
-                group, stored_at = decision.group, stored[decision.witnesses[0][0]].stored_at
-        if is_checked or is_echo:
+        if is_checked:
             stored[asked.key] = Neighbour(
-                asked.key, 1.0, asked.text, asked.vector, group, stored_at, is_echo
+                asked.key, 1.0, asked.text, asked.vector, asked.group, float(at)
             )
             partition.add(IndexedVector(asked.key, asked.partition, asked.vector, _FOREVER), 0)
 

@@ -194,6 +194,13 @@ def build(
             tiers=tiers,
             redis=redis,
             embeddings=embeddings,
+            has_budgets=any(
+                max_error is not None
+                for max_error in (
+                    settings.semantic.max_error,
+                    *(r.max_error for r in settings.routes),
+                )
+            ),
             body_bytes=settings.limits.body_bytes,
             json_depth=settings.limits.json_depth,
         ),

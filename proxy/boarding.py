@@ -30,6 +30,8 @@ from proxy.replies import Replies
 _SHARED: Final = frozenset({b"miss", b"stale"})
 """What is fetched once for all workers: whatever lies in the store by then will do."""
 
+_TOKEN_BYTES: Final = 4
+
 
 @dataclass(frozen=True, slots=True)
 class Trip:
@@ -164,7 +166,11 @@ class Boarding:
         What it answers is stored under the request's own key; the embedding process compares.
         """
         recording = served.recording
-        if self._checks.may_take(recording.prompt_tokens + recording.completion_tokens):
+        tokens = recording.prompt_tokens + recording.completion_tokens
+        if not tokens:
+            # A stream's usage may not be known: a token is about four bytes.
+            tokens = (len(trip.ask.content) + len(recording.body)) // _TOKEN_BYTES + 1
+        if self._checks.may_take(tokens):
             # Under a board key of its own: the flight that brought the hit is hardly over.
             self._fetch_aside(replace(trip, forwarded=b"request", found=None))
 

@@ -254,7 +254,7 @@ class Fetcher:
             self._not_stored(flight, stored)
             return
         if meaning is not None:
-            meaning = replace(meaning, answer=answer_of(stored))
+            meaning = replace(meaning, answer=answer_of(stored, meaning.partition))
         parts = self._parts(stored, order)
         for part in parts:
             self._tiers.keep(part)

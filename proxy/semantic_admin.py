@@ -9,6 +9,7 @@ where the listener can be reached from this machine alone.
 """
 
 import hmac
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -43,6 +44,7 @@ _ENDPOINTS: Final = (
     ("input", Endpoint.RESPONSES),
     ("prompt", Endpoint.COMPLETIONS),
 )
+_FROM_ELSEWHERE: Final = frozenset({b"origin", b"forwarded", b"x-forwarded-for", b"via"})
 _VERDICTS: Final = {"good": True, "bad": False}
 
 
@@ -58,13 +60,15 @@ class Access:
     token: str | None
     is_local: bool
 
-    def refusal(self, authorization: bytes) -> ErrorAnswer | None:
-        """Return why whoever sent this field may not ask; None if they may."""
+    def refusal(self, fields: Mapping[bytes, bytes]) -> ErrorAnswer | None:
+        """Return why whoever sent these header fields may not ask; None if they may."""
         if self.token is None:
-            if self.is_local:
+            # A page in a browser on this machine, or a proxy on it, is not its operator.
+            if self.is_local and _FROM_ELSEWHERE.isdisjoint(fields):
                 return None
-            message = "Without admin.token this is answered on a loopback listener only."
+            message = "Without admin.token this is answered to this machine only."
             return ErrorAnswer(403, message, "admin_token_unset")
+        authorization = fields.get(b"authorization", b"")
         scheme, _, given = authorization.partition(b" ")
         is_right = hmac.compare_digest(given.strip(), self.token.encode())
         if scheme.lower() == b"bearer" and is_right:
@@ -84,6 +88,7 @@ class SemanticAdmin:
         tiers: Where stored responses are looked up.
         redis: Where a bad one is deleted.
         embeddings: The embedding process; None where there is none.
+        has_budgets: Whether an error budget decides on any route.
         body_bytes: The largest body that is read.
         json_depth: The deepest JSON that is read.
     """
@@ -97,6 +102,7 @@ class SemanticAdmin:
         tiers: Tiers,
         redis: RedisStore,
         embeddings: EmbeddingClient | None,
+        has_budgets: bool,
         body_bytes: int,
         json_depth: int,
     ) -> None:
@@ -106,6 +112,7 @@ class SemanticAdmin:
         self._tiers = tiers
         self._redis = redis
         self._embeddings = embeddings
+        self._has_budgets = has_budgets
         self._body_bytes = body_bytes
         self._json_depth = json_depth
 
@@ -121,7 +128,7 @@ class SemanticAdmin:
             return
         try:
             if path == b"/admin/semantic":
-                said: dict[str, Any] = {"routes": (await embeddings.stats())["routes"]}
+                said: dict[str, Any] = {"routes": (await embeddings.stats()).get("routes", {})}
             else:
                 wishes = self._object(await exchange.body(self._body_bytes), "the body")
                 if path == b"/admin/explain":
@@ -153,7 +160,7 @@ class SemanticAdmin:
             message = f"Only {method} is answered here."
             field = ((b"allow", method.encode()),)
             return ErrorAnswer(405, message, "method_not_allowed", headers=field)
-        return self._access.refusal(exchange.named.get(b"authorization", b""))
+        return self._access.refusal(exchange.named)
 
     async def _explain(self, embeddings: EmbeddingClient, wishes: dict[str, Any]) -> dict[str, Any]:
         ask, key = self._asked(wishes)
@@ -224,7 +231,8 @@ class SemanticAdmin:
             "key": key.hex(),
             "answered_by": None if stored is None else stored.key.hex(),
             "evicted": is_evicted,
-            "forbidden": is_of_use and not is_good,
+            # Pairs are looked at where a budget decides.
+            "forbidden": is_of_use and not is_good and self._has_budgets,
         }
 
     @staticmethod
@@ -249,7 +257,10 @@ class SemanticAdmin:
         if endpoint is None:
             names = ", ".join(repr(field) for field, _ in _ENDPOINTS)
             raise BadRequest(f"'request' must have one of {names}.", "request")
-        raw = orjson.dumps(body)
+        try:
+            raw = orjson.dumps(body)
+        except orjson.JSONEncodeError as error:
+            raise BadRequest("'request' is nested too deep.", "request") from error
         request = read_request(endpoint, raw, self._json_depth)
         assert not isinstance(request, Unreadable)  # it was read just now
         fields = [

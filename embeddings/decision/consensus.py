@@ -60,24 +60,18 @@ class Consensus:
     evidence: Floats
 
 
-def consensus(
-    scores: Floats, similarities: Floats, groups: Sequence[bytes], doubt: Floats
-) -> Consensus:
+def consensus(scores: Floats, similarities: Floats, groups: Sequence[bytes]) -> Consensus:
     """Return which answer the neighbours speak for.
 
     Args:
         scores: The neighbours' cosines to the question, shape (k,), k at least 1, best first.
         similarities: The cosines between the neighbours, shape (k, k).
         groups: The neighbours' answer groups, in the same order.
-        doubt: How much less each is trusted than an answer that came from upstream, shape (k,),
-            1 for one that did.
-
-    Equal shares are decided for the group of the nearer neighbour.
     """
     count = len(scores)
     near = np.exp(_SHARPNESS * (scores - 1.0))
     kernel = np.exp(_SHARPNESS * (similarities - 1.0))
-    kernel.flat[:: count + 1] = 1.0 + _NOISE * doubt
+    kernel.flat[:: count + 1] = 1.0 + _NOISE
     weights = np.linalg.solve(kernel, near)
 
     numbers: dict[bytes, int] = {}

@@ -26,9 +26,6 @@ from embeddings.verdict import Verdict
 MOST_NEIGHBOURS: Final = 64
 _MOST_WITNESSES: Final = 16
 """Of the group's stored questions, how many are held against the guards: the nearest."""
-_DOUBT: Final = 5.0
-"""How much less an echo is trusted than an answer that came from upstream."""
-_ECHO_FROM: Final = 0.99
 _SERVABLE: Final = 4
 """How many are named: the nearest may have expired, or not be what the request will have."""
 
@@ -47,7 +44,6 @@ class Neighbour:
         vector: Of that text, shape (dimension,), L2 norm 1.
         group: Its answer's group.
         stored_at: Unix seconds.
-        is_echo: Its answer was stored for another question; it has a voice, and is never served.
     """
 
     key: bytes
@@ -56,7 +52,6 @@ class Neighbour:
     vector: Vector
     group: bytes
     stored_at: float
-    is_echo: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -85,11 +80,6 @@ class Decision:
         """Whether it was sure enough, whatever the route may do now."""
         return bool(self.witnesses)
 
-    @property
-    def is_sure(self) -> bool:
-        """Whether it is so likely right that a hit's question may have a voice, too: as an echo."""
-        return self.probability >= _ECHO_FROM
-
 
 def decide(
     text: str, neighbours: Sequence[Neighbour], budget: Budget, forbidden: Collection[bytes] = ()
@@ -110,7 +100,6 @@ def decide(
         np.array([one.score for one in voices], dtype=np.float64),
         (vectors @ vectors.T).astype(np.float64),
         [one.group for one in voices],
-        np.array([_DOUBT if one.is_echo else 1.0 for one in voices]),
     )
     probability = budget.probability(agreed.evidence)
 
@@ -128,7 +117,7 @@ def decide(
     asked = traits(text)
     witnesses: list[tuple[bytes, float]] = []
     veto: Guard | None = None
-    of_group = [one for one in voices if one.group == agreed.group and not one.is_echo]
+    of_group = [one for one in voices if one.group == agreed.group]
     for one in of_group[:_MOST_WITNESSES]:
         guard = conflict(asked, _stored_traits(one.text))
         if guard is None:
@@ -138,5 +127,5 @@ def decide(
         elif veto is None:
             veto = guard
     if not witnesses:
-        return decided(Verdict.VETOED if of_group else Verdict.UNSURE, guard=veto)
+        return decided(Verdict.VETOED, guard=veto)
     return decided(Verdict.SERVE if budget.is_serving else Verdict.EARNING, tuple(witnesses), veto)

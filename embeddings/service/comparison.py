@@ -65,7 +65,6 @@ class Comparison:
         Raises:
             SourceUnavailable, Busy: It may not have been written down.
         """
-        near = [one for one in near if not one.is_echo]
         same = next((one.group for one in near if one.words == witness.words), None)
         answers: dict[bytes, list[str]] = {}
         for one in near:
@@ -75,12 +74,14 @@ class Comparison:
                 if is_new and len(texts) < _COMPARED_ANSWERS:
                     texts.append(one.answer)
         odds = await self._odds(witness.answer, answers) if witness.answer else {}
+        # Where an answer belongs may be up to its question; that two groups are one may not.
+        fits = dict(odds)
         if probability > 0:
-            for group in odds.keys() & set(expected):
-                odds[group] += _prior(probability)
-        best = max(odds, key=odds.__getitem__, default=None)
+            for group in fits.keys() & set(expected):
+                fits[group] += _prior(probability)
+        best = max(fits, key=fits.__getitem__, default=None)
         joined = same
-        if joined is None and best is not None and odds[best] >= JOINS_FROM:
+        if joined is None and best is not None and fits[best] >= JOINS_FROM:
             joined = best
         if joined is None:
             return {witness.group}
@@ -88,10 +89,10 @@ class Comparison:
         voices = Counter(one.group for one in near if one.group in merged)
         kept = max(voices, key=voices.__getitem__)
         if witness.group != kept:
-            await self._source.keep_group(witness.key, witness.partition, kept)
+            await self._source.keep_group(witness, kept)
         for one in near:
             if one.group in merged and one.group != kept:
-                await self._source.keep_group(one.key, one.partition, kept)
+                await self._source.keep_group(one, kept)
         return merged
 
     async def _odds(self, answer: str, groups: Mapping[bytes, Sequence[str]]) -> dict[bytes, float]:

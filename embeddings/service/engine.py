@@ -93,7 +93,7 @@ class Engine:
             decided = None
             if look_up.budgeted is not None:
                 decision, is_check = await self._judge.judge(
-                    look_up, look_up.budgeted, vector, matches
+                    look_up.budgeted, look_up.text, matches
                 )
                 near = tuple([Neighbour(key, score) for key, score in decision.witnesses])
                 decided = Decided(decision.verdict, decision.probability, is_check, decision.guard)

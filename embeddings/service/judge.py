@@ -24,16 +24,16 @@ from embeddings.decision.budget import Budget
 from embeddings.decision.decision import MOST_NEIGHBOURS, Decision, Neighbour, decide
 from embeddings.decision.sample import Sample
 from embeddings.encoding.batching import Busy
-from embeddings.encoding.encoder import Vector
 from embeddings.guards.conflict import conflict
 from embeddings.guards.traits import traits
 from embeddings.index.vector_index import Match
 from embeddings.observer import Observer
+from embeddings.out_of_memory import end_process
 from embeddings.service.comparison import Comparison, Encode
 from embeddings.service.ledger import Ledger, state_of
 from embeddings.service.source import Source, SourceUnavailable, Witness
 from embeddings.verdict import Verdict
-from embeddings.wire import Budgeted, LookUp
+from embeddings.wire import Budgeted
 
 logger = logging.getLogger("recollect.embeddings")
 
@@ -101,14 +101,13 @@ class Judge:
         return self._ledger.states()
 
     async def judge(
-        self, look_up: LookUp, budgeted: Budgeted, vector: Vector, matches: Sequence[Match]
+        self, budgeted: Budgeted, text: str, matches: Sequence[Match]
     ) -> tuple[Decision, bool]:
         """Decide what becomes of a question, and remember that.
 
         Args:
-            look_up: The question.
-            budgeted: Its budget.
-            vector: Of its text.
+            budgeted: The question's budget.
+            text: What is asked.
             matches: The nearest stored questions, best first.
 
         Returns:
@@ -120,7 +119,7 @@ class Judge:
             # With some voices missing the others might say something else.
             return Decision(Verdict.NOTHING), False
         budget = self._ledger.budget(budgeted)
-        decision = self._decide(budgeted, look_up.text, near, budget)
+        decision = self._decide(budgeted, text, near, budget)
         self._observer.decided(budgeted.route, decision.verdict)
         if decision.evidence is None:
             return decision, False
@@ -134,8 +133,6 @@ class Judge:
                 decision, budgeted.route, weight, tuple((one.key, one.group) for _, one in near)
             ),
         )
-        if is_served and not is_check and decision.is_sure:
-            self._echo_soon(budgeted.key, look_up, vector, decision)
         return decision, is_check
 
     def changed(self, keys: Sequence[bytes]) -> None:
@@ -150,26 +147,33 @@ class Judge:
         """Compare answers that have come with those that were expected."""
         try:
             for witness in await self._source.witnesses(keys):
-                if witness is None or witness.is_echo:
-                    continue
-                remembered = self._remembered.pop(witness.key, None)
-                if remembered is None:
-                    continue
-                await self._read([key for key, _ in remembered.near])
-                known = [(self._witnesses.get(key), group) for key, group in remembered.near]
-                # Groups may have been merged since: by their names of now.
-                expected = {
-                    one.group
-                    for one, group in known
-                    if one is not None and group == remembered.decision.group
-                }
-                near = [one for one, _ in known if one is not None]
-                said = await self._comparison.groups(
-                    witness, near, expected, remembered.decision.probability
-                )
-                await self._learn(remembered, not expected.isdisjoint(said))
+                remembered = None if witness is None else self._remembered.get(witness.key)
+                if witness is not None and remembered is not None:
+                    is_right = await self._is_right(witness, remembered)
+                    # Unless another has compared the same answer meanwhile.
+                    if self._remembered.pop(witness.key, None) is remembered:
+                        await self._learn(remembered, is_right)
         except (SourceUnavailable, Busy) as error:
             logger.debug("an answer was not learned from: %s", error)
+        except MemoryError:
+            end_process()
+        except Exception:
+            # An encoder may raise anything at some text; that costs this label, and is told.
+            logger.exception("an answer was not learned from by a defect")
+
+    async def _is_right(self, witness: Witness, remembered: _Remembered) -> bool:
+        await self._read([key for key, _ in remembered.near])
+        known = [(self._witnesses.get(key), group) for key, group in remembered.near]
+        # Groups may have been merged since: by their names of now.
+        expected = {
+            one.group
+            for one, group in known
+            if one is not None and group == remembered.decision.group
+        }
+        near = [one for one, _ in known if one is not None]
+        probability = remembered.decision.probability
+        said = await self._comparison.groups(witness, near, expected, probability)
+        return not expected.isdisjoint(said)
 
     async def told(self, key: bytes, served: bytes | None, is_good: bool) -> bool:
         """Take up what somebody says of the answer that the question `key` was given.
@@ -182,21 +186,28 @@ class Judge:
             is_good: What is said.
 
         Returns:
-            Whether anything was learned or forbidden.
+            Whether a bad answer was forbidden, a good one learned.
 
         Raises:
             SourceUnavailable: It may not have been taken up.
         """
         remembered = self._remembered.pop(key, None)
-        group = b"" if remembered is None else remembered.decision.group
-        if not group and served is not None and served != key:
-            (witness,) = await self._source.witnesses([served])
-            group = b"" if witness is None else witness.group
-        if not is_good and group:
+        groups: set[bytes] = set()
+        if not is_good:
+            # The answer that it was given by alias, or has of its own.
+            (witness,) = await self._source.witnesses([served or key])
+            if witness is not None:
+                # The words' own group as well: groups are merged, and have another name then.
+                groups = {witness.group, witness.words}
+            elif remembered is not None:
+                groups = {remembered.decision.group} - {b""}
+        for group in groups:
             await self._ledger.forbid(key + group)
-        if remembered is not None:
+        # Of what would not have been served, nothing was said.
+        is_learned = remembered is not None and remembered.decision.would_serve
+        if remembered is not None and is_learned:
             await self._learn(remembered, is_good)
-        return bool(group)
+        return bool(groups) or (is_good and is_learned)
 
     async def explain(
         self, budgeted: Budgeted, text: str, matches: Sequence[Match]
@@ -224,7 +235,6 @@ class Judge:
                     "text": one.text,
                     "group": one.group.hex(),
                     "guard": conflict(asked, traits(one.text)),
-                    "is_echo": one.is_echo,
                     "is_retired": budget.is_retired(one.group, one.stored_at),
                 }
                 for match, one in near
@@ -246,12 +256,15 @@ class Judge:
                 vector=np.frombuffer(one.vector, dtype="<f4"),
                 group=one.group,
                 stored_at=one.stored_at,
-                is_echo=one.is_echo,
             )
             for match, one in near
         ]
-        groups = {one.group for _, one in near}
-        forbidden = {group for group in groups if self._ledger.is_forbidden(budgeted.key + group)}
+        forbidden = {
+            one.group
+            for _, one in near
+            if self._ledger.is_forbidden(budgeted.key + one.words)
+            or self._ledger.is_forbidden(budgeted.key + one.group)
+        }
         return decide(text, neighbours, budget, forbidden)
 
     async def _near(self, own: bytes, matches: Sequence[Match]) -> list[tuple[Match, Witness]]:
@@ -304,29 +317,3 @@ class Judge:
         )
         await self._ledger.learn(remembered.route, sample)
         self._observer.compared(remembered.route, decision.would_serve, is_right)
-
-    def _echo_soon(self, key: bytes, look_up: LookUp, vector: Vector, decision: Decision) -> None:
-        source = self._witnesses.get(decision.witnesses[0][0])
-        if source is None:
-            return
-        raw = vector.astype("<f4", copy=False).tobytes()
-        echo = Witness(
-            key=key,
-            partition=look_up.partition,
-            expires_at=source.expires_at,
-            text=look_up.text,
-            vector=raw,
-            group=source.group,
-            words=source.group,
-            # As old as what it echoes: both are retired together.
-            stored_at=source.stored_at,
-            answer="",
-            is_echo=True,
-        )
-        self._begin(self._echo(echo))
-
-    async def _echo(self, echo: Witness) -> None:
-        try:
-            await self._source.add_echo(echo)
-        except SourceUnavailable:
-            return  # one voice less

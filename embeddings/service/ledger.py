@@ -6,6 +6,7 @@ in the same order.
 
 import asyncio
 import logging
+import time
 from collections import defaultdict, deque
 from collections.abc import Sequence
 from typing import Any, Final
@@ -13,6 +14,7 @@ from typing import Any, Final
 from embeddings.decision.budget import MOST_SAMPLES, Budget
 from embeddings.decision.sample import Sample
 from embeddings.observer import Observer
+from embeddings.out_of_memory import end_process
 from embeddings.service.source import Source, SourceUnavailable
 from embeddings.wire import Budgeted
 
@@ -21,6 +23,8 @@ logger = logging.getLogger("recollect.embeddings")
 _POLL_S: Final = 0.25
 _BACKOFF_S: Final = 2.0
 _BATCH: Final = 1000
+_REFRESH_S: Final = 600.0
+_MOST_BUDGETS: Final = 1000
 
 
 class Ledger:
@@ -37,9 +41,10 @@ class Ledger:
         self._samples: defaultdict[str, deque[Sample]] = defaultdict(
             lambda: deque(maxlen=MOST_SAMPLES)
         )
-        self._budgets: dict[str, Budget] = {}
+        self._budgets: dict[tuple[str, float], Budget] = {}
         self._forbidden: set[bytes] = set()
-        self._position: str | None = None
+        self._position = "0-0"
+        self._refresh_at = 0.0
         self._has_news = asyncio.Event()
         self._following: asyncio.Task[None] | None = None
 
@@ -54,13 +59,17 @@ class Ledger:
             await asyncio.wait([self._following])
 
     def budget(self, budgeted: Budgeted) -> Budget:
-        """Return a route's budget; one of another `max_error` than before begins anew."""
-        budget = self._budgets.get(budgeted.route)
-        if budget is None or budget.max_error != budgeted.max_error:
-            budget = Budget(budgeted.max_error)
-            budget.add_all(self._samples[budgeted.route])
-            self._budgets[budgeted.route] = budget
-            self._report(budgeted.route, budget)
+        """Return a route's budget, with all that was learned on the route."""
+        route, max_error = budgeted.route, budgeted.max_error
+        budget = self._budgets.get((route, max_error))
+        if budget is None:
+            # Workers with other settings than before: those before are soon gone.
+            while len(self._budgets) >= _MOST_BUDGETS:
+                self._budgets.pop(next(iter(self._budgets)))
+            budget = Budget(max_error)
+            budget.add_all(self._samples[route])
+            self._budgets[route, max_error] = budget
+            self._report(route, budget)
         return budget
 
     def is_forbidden(self, pair: bytes) -> bool:
@@ -87,29 +96,51 @@ class Ledger:
 
     def states(self) -> dict[str, dict[str, Any]]:
         """Return how each route stands, as JSON."""
-        return {route: state_of(budget) for route, budget in self._budgets.items()}
+        return {route: state_of(budget) for (route, _), budget in self._budgets.items()}
 
     async def _follow(self) -> None:
+        has_failed = False
         while True:
             self._has_news.clear()
             try:
-                if self._position is None:
-                    self._forbidden |= await self._source.forbidden()
-                    self._position = "0-0"
-                learned = await self._source.learned(self._position, _BATCH)
+                is_all = await self._read()
+                has_failed = False
             except SourceUnavailable as error:
-                logger.debug("samples cannot be read: %s", error)
+                if not has_failed:  # once, not with each try
+                    logger.warning("what was learned cannot be read: %s", error)
+                has_failed = True
                 await asyncio.sleep(_BACKOFF_S)
                 continue
-            self._position = learned.position
-            self._forbidden.update(learned.forbidden)
-            self._take_up(learned.samples)
-            if learned.messages < _BATCH:
+            except MemoryError:
+                end_process()
+            except Exception:
+                # The last resort: without this loop a route would serve on, and never learn.
+                logger.exception("what was learned was not read by a defect")
+                await asyncio.sleep(_BACKOFF_S)
+                continue
+            if is_all:
                 try:
                     async with asyncio.timeout(_POLL_S):
                         await self._has_news.wait()
                 except TimeoutError:
                     pass
+
+    async def _read(self) -> bool:
+        """Take up what is new; return whether that was all of it."""
+        now = time.monotonic()
+        if now >= self._refresh_at:
+            stored = await self._source.forbidden()
+            # Read now and then, so that Redis does not take the set for one that nobody needs; and
+            # written again, should it have done so.
+            for pair in self._forbidden - stored:
+                await self._source.forbid(pair)
+            self._forbidden |= stored
+            self._refresh_at = now + _REFRESH_S
+        learned = await self._source.learned(self._position, _BATCH)
+        self._position = learned.position
+        self._forbidden.update(learned.forbidden)
+        self._take_up(learned.samples)
+        return learned.messages < _BATCH
 
     def _take_up(self, samples: Sequence[tuple[str, bytes]]) -> None:
         changed = set()
@@ -119,11 +150,12 @@ class Ledger:
             except ValueError:
                 continue  # another version's
             self._samples[route].append(sample)
-            if (budget := self._budgets.get(route)) is not None:
-                budget.add(sample)
-                changed.add(route)
-        for route in changed:
-            self._report(route, self._budgets[route])
+            for name, budget in self._budgets.items():
+                if name[0] == route:
+                    budget.add(sample)
+                    changed.add(name)
+        for name in changed:
+            self._report(name[0], self._budgets[name])
 
     def _report(self, route: str, budget: Budget) -> None:
         self._observer.budget(route, budget.is_serving, budget.threshold, budget.measured())

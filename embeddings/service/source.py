@@ -45,7 +45,6 @@ class Witness:
         words: Equal for answers of the same words, 16 bytes.
         stored_at: Unix seconds.
         answer: What was answered, or its beginning; empty if it is not known.
-        is_echo: It was an answer stored for another question.
     """
 
     key: bytes
@@ -57,7 +56,6 @@ class Witness:
     words: bytes
     stored_at: float
     answer: str
-    is_echo: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,12 +128,11 @@ class Source(Protocol):
         """Return what is known of `keys`, in their order; None for what is gone or not whole."""
         ...
 
-    async def keep_group(self, key: bytes, partition: bytes, group: bytes) -> None:
-        """Write into the record of `key` which group its answer belongs to, and tell the log."""
-        ...
+    async def keep_group(self, witness: Witness, group: bytes) -> None:
+        """Write into a record which group its answer belongs to, and tell the log.
 
-    async def add_echo(self, echo: Witness) -> None:
-        """Write a record for a question that another's stored response has answered."""
+        Nothing is written where it has another answer by now.
+        """
         ...
 
     async def learn(self, route: str, sample: bytes) -> None:

@@ -7,7 +7,6 @@ from contextlib import asynccontextmanager
 from cachestore.change_log import ChangeLog
 from cachestore.errors import StoreError, StoreRefused
 from cachestore.sample_log import SampleLog
-from cachestore.vector_record import Answer, Meaning
 from cachestore.vector_records import VectorRecords
 from embeddings.service.source import Changes, Learned, Record, SourceUnavailable, Witness
 
@@ -93,22 +92,14 @@ class RedisSource:
                 words=one.answer.group,
                 stored_at=one.answer.stored_at,
                 answer=one.answer.text,
-                is_echo=one.answer.is_echo,
             )
             for one in found
         ]
 
-    async def keep_group(self, key: bytes, partition: bytes, group: bytes) -> None:
-        """Write into the record of `key` which group its answer belongs to, and tell the log."""
+    async def keep_group(self, witness: Witness, group: bytes) -> None:
+        """Write into a record which group its answer belongs to, and tell the log."""
         async with _mapped():
-            await self._records.keep_group(key, partition, group)
-
-    async def add_echo(self, echo: Witness) -> None:
-        """Write a record for a question that another's stored response has answered."""
-        answer = Answer(echo.group, echo.stored_at, is_echo=True)
-        meaning = Meaning(echo.partition, echo.text, self._fingerprint, echo.vector, answer)
-        async with _mapped():
-            await self._records.add_echo(echo.key, echo.expires_at, meaning)
+            await self._records.keep_group(witness.key, witness.partition, witness.words, group)
 
     async def learn(self, route: str, sample: bytes) -> None:
         """Write a sample into the log of samples."""

@@ -17,6 +17,7 @@ from proxy.wire.endpoint import Endpoint, Form
 from proxy.wire.record import Recording
 from proxy.wire.replay import fresh, render
 
+_BESIDE_A_TEXT: Final = frozenset({"role", "reasoning", "reasoning_content", "annotations"})
 _OVERHEAD_BYTES: Final = 800
 """What an entry costs in memory beside its content, measured over 100,000 small entries."""
 
@@ -160,20 +161,42 @@ def said_by(answer: StoredAnswer) -> str | None:
     return None
 
 
-def answer_of(answer: StoredAnswer) -> Answer:
+def answer_of(answer: StoredAnswer, partition: bytes) -> Answer:
     """Return what of a stored answer is compared with other answers.
 
-    Two that differ in blanks only are one group. What is more than a text, or another endpoint's,
-    is compared as a whole, and has no text.
+    Two texts that differ in blanks only are one group. What is more than a text, a call of a tool,
+    say, is compared as a whole, and has no text.
+
+    Args:
+        answer: What was answered.
+        partition: The question's: answers of two partitions are of no common group.
     """
-    text = said_by(answer)
-    compared = text
-    if compared is None:
-        template, _ = answer.template(Form.JSON, False)
-        compared = fresh(template or answer.recording.body, b"", b"0").decode("utf-8", "replace")
-    words = " ".join(compared.split()).encode("utf-8", "replace")
-    group = blake2b(words, digest_size=GROUP_BYTES).digest()
+    template, _ = answer.template(Form.JSON, False)
+    whole = fresh(template or answer.recording.body, b"", b"0")
+    text = _text_of(answer.endpoint, whole)
+    compared = whole if text is None else " ".join(text.split()).encode("utf-8", "replace")
+    group = blake2b(partition + compared, digest_size=GROUP_BYTES).digest()
     return Answer(group, answer.stored_at, text or "")
+
+
+def _text_of(endpoint: Endpoint, whole: bytes) -> str | None:
+    """Return what an answer says, if that is one text; how it was thought out does not count."""
+    try:
+        said = orjson.loads(whole)
+    except orjson.JSONDecodeError:
+        return None
+    match endpoint, said:
+        case Endpoint.CHAT, {"choices": [{"message": {"content": str(text), **more}}]}:
+            extra = {name for name, value in more.items() if value not in (None, [], "")}
+            return text if extra <= _BESIDE_A_TEXT else None
+        case Endpoint.COMPLETIONS, {"choices": [{"text": str(text)}]}:
+            return text
+        case Endpoint.RESPONSES, {"output": list(items)}:
+            messages = [item for item in items if item.get("type") != "reasoning"]
+            match messages:
+                case [{"type": "message", "content": [{"type": "output_text", "text": str(text)}]}]:
+                    return text
+    return None
 
 
 _Kind = TypeVar("_Kind", int, float, str)

@@ -291,6 +291,9 @@ class SemanticTier:
             if decided.verdict is not Verdict.SERVE:
                 return _UNDECIDED[decided.verdict], None
             return await self._first(ask, found.matches, decided.is_check, None)
+        if ask.route.max_error is not None:
+            # An older process: what it found is near, and nothing has been decided.
+            return Looked.PROTOCOL, None
         if not found.matches:
             return Looked.NOTHING, None
         self._observer.nearest(found.matches[0].score)

@@ -1,6 +1,7 @@
 """Whole vector records as bytes: a question with its answer, and what of it is not believed."""
 
 import contextlib
+import math
 import struct
 from dataclasses import replace
 from hashlib import blake2b
@@ -70,11 +71,10 @@ def test_witness_is_read_as_it_was_written() -> None:
 @given(
     st.text(st.characters(exclude_categories=["Cs"]), max_size=1000),
     st.floats(0, 1e12),
-    st.booleans(),
 )
-def test_any_answer_is_read_back(text: str, stored_at: float, is_echo: bool) -> None:
+def test_any_answer_is_read_back(text: str, stored_at: float) -> None:
     """In any script; none at all, too."""
-    answer = Answer(GROUP, stored_at, text, is_echo)
+    answer = Answer(GROUP, stored_at, text)
 
     assert read(fields(replace(MEANING, answer=answer))) == replace(WHOLE, answer=answer)
 
@@ -161,7 +161,7 @@ def test_record_of_another_entry_is_told_apart() -> None:
 )
 def test_answer_with_a_right_checksum_but_no_sense_is_corrupt(packed: bytes) -> None:
     """A checksum is no signature."""
-    head = struct.pack(">dB16s", STORED_AT, 0, GROUP)
+    head = struct.pack(">d16s", STORED_AT, GROUP)
 
     with pytest.raises(CorruptEntry):
         read(fields() | {ANSWER_FIELD: signed(head + packed, ANSWER_FIELD)})
@@ -170,6 +170,33 @@ def test_answer_with_a_right_checksum_but_no_sense_is_corrupt(packed: bytes) -> 
 def test_answer_without_its_head_is_none() -> None:
     """Also with a right checksum."""
     assert read(fields() | {ANSWER_FIELD: signed(b"short", ANSWER_FIELD)}) is None
+
+
+@pytest.mark.parametrize("stored_at", [math.nan, math.inf, -math.inf])
+def test_answer_of_no_time_is_none(stored_at: float) -> None:
+    """Also with a right checksum: of nothing could be said whether it is retired."""
+    answer = struct.pack(">d16s", stored_at, GROUP) + fields()[ANSWER_FIELD][24:-16]
+
+    assert read(fields() | {ANSWER_FIELD: signed(answer, ANSWER_FIELD)}) is None
+
+
+@pytest.mark.parametrize("length", [0, 1, 15, 17])
+def test_record_with_a_vector_of_no_whole_numbers_is_no_witness(length: int) -> None:
+    """Also with a right checksum: no vector could be made of it."""
+    name = ENCODER.encode()
+
+    assert read(fields() | {name: signed(b"v" * length, name)}) is None
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [replace(ANSWER, group=b"short"), replace(ANSWER, group=b"g" * 17)]
+    + [replace(ANSWER, stored_at=at) for at in (math.nan, math.inf)],
+)
+def test_answer_that_would_not_be_read_is_not_written(answer: Answer) -> None:
+    """Its group has sixteen bytes, and its time is one."""
+    with pytest.raises(ValueError, match="16 bytes and a finite time"):
+        fields(replace(MEANING, answer=answer))
 
 
 @given(st.lists(st.none() | st.binary(max_size=120), min_size=5, max_size=5))

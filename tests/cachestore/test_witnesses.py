@@ -1,4 +1,4 @@
-"""Whole records in a real Redis: read many at once, joined to groups, left by hits as echoes."""
+"""Whole records in a real Redis: read many at once, and joined to groups."""
 
 import struct
 import time
@@ -23,7 +23,6 @@ ENCODER, OTHER_ENCODER = "5" * 32, "6" * 32
 VECTOR = struct.pack("<4f", 0.5, -0.5, 0.5, 0.5)
 GROUP, OTHER_GROUP = b"g" * 16, b"o" * 16
 ANSWER = Answer(GROUP, NOW, "An answer.")
-ECHO = Meaning(PARTITION, "An echo's question?", ENCODER, VECTOR, replace(ANSWER, is_echo=True))
 
 
 def a_key(number: int) -> bytes:
@@ -103,7 +102,7 @@ async def test_group_is_kept_in_its_record_and_told(
     with real_redis.client() as other:
         before = other.pexpiretime(name_of(a_key(1)))
 
-        assert await records.keep_group(a_key(1), PARTITION, OTHER_GROUP)
+        assert await records.keep_group(a_key(1), PARTITION, GROUP, OTHER_GROUP)
 
         assert other.pexpiretime(name_of(a_key(1))) == before > 0
     [found] = await records.witnesses([a_key(1)], ENCODER)
@@ -119,11 +118,43 @@ async def test_group_of_a_record_that_is_gone_is_let_go(
     with real_redis.client() as other:
         other.set(name_of(a_key(2)), "no hash")
 
-        assert not await records.keep_group(a_key(1), PARTITION, OTHER_GROUP)
-        assert not await records.keep_group(a_key(2), PARTITION, OTHER_GROUP)
+        assert not await records.keep_group(a_key(1), PARTITION, GROUP, OTHER_GROUP)
+        assert not await records.keep_group(a_key(2), PARTITION, GROUP, OTHER_GROUP)
 
         assert not other.exists(name_of(a_key(1)))
     assert await told(link, position) == []
+
+
+async def test_group_of_an_answer_that_is_another_by_now_is_let_go(
+    link: RedisLink, records: VectorRecords
+) -> None:
+    """It was found for what was there before; also where a record has no answer any more."""
+    another = replace(a_meaning(a_key(1)), answer=Answer(b"a" * 16, NOW, "Another."))
+    await store(link, a_key(1), meaning=another)
+    await store(link, a_key(2), meaning=replace(a_meaning(a_key(2)), answer=None))
+    [before] = await records.witnesses([a_key(1)], ENCODER)
+    position = await ChangeLog(link, "test").mark()
+
+    assert not await records.keep_group(a_key(1), PARTITION, GROUP, OTHER_GROUP)
+    assert not await records.keep_group(a_key(2), PARTITION, GROUP, OTHER_GROUP)
+
+    assert before is not None
+    assert before.group == b"a" * 16
+    assert await records.witnesses([a_key(1)], ENCODER) == [before]
+    assert await told(link, position) == []
+
+
+async def test_answer_that_joined_a_group_can_join_another(
+    link: RedisLink, records: VectorRecords
+) -> None:
+    """It is looked up by its words' own group, which stays what it was."""
+    await store(link, a_key(1))
+    for group in (OTHER_GROUP, b"t" * 16):
+        assert await records.keep_group(a_key(1), PARTITION, GROUP, group)
+
+    found = await records.witnesses([a_key(1)], ENCODER)
+
+    assert found == [replace(witness(a_key(1)), group=b"t" * 16)]
 
 
 async def test_answer_that_is_stored_anew_is_of_its_own_group_again(
@@ -131,62 +162,14 @@ async def test_answer_that_is_stored_anew_is_of_its_own_group_again(
 ) -> None:
     """The group was found for what was there before."""
     await store(link, a_key(1))
-    await records.keep_group(a_key(1), PARTITION, OTHER_GROUP)
+    await records.keep_group(a_key(1), PARTITION, GROUP, OTHER_GROUP)
 
     await store(link, a_key(1))
 
     assert await records.witnesses([a_key(1)], ENCODER) == [witness(a_key(1))]
 
 
-async def test_echo_is_a_record_without_an_entry_and_is_told(
-    real_redis: RealRedis, link: RedisLink, records: VectorRecords
-) -> None:
-    """It ends with what it echoes."""
-    position = await ChangeLog(link, "test").mark()
-
-    assert await records.add_echo(a_key(1), EXPIRES_AT, ECHO)
-
-    assert ECHO.answer is not None
-    [found] = await records.witnesses([a_key(1)], ENCODER)
-    assert found == Witness(a_key(1), PARTITION, EXPIRES_AT, ECHO.text, VECTOR, ECHO.answer, GROUP)
-    assert await told(link, position) == [a_key(1)]
-    with real_redis.client() as other:
-        assert other.pexpiretime(name_of(a_key(1))) == pytest.approx(EXPIRES_AT * 1000, abs=1)
-        assert not other.exists(name_of(a_key(1), "e"))
-
-
-async def test_echo_never_takes_the_place_of_a_record_or_an_entry(
-    real_redis: RealRedis, link: RedisLink, records: VectorRecords
-) -> None:
-    """The upstream's own answer is worth more; also where its record is gone, or it has none."""
-    await store(link, a_key(1), a_key(2))
-    assert await records.add_echo(a_key(3), EXPIRES_AT, ECHO)
-    position = await ChangeLog(link, "test").mark()
-    with real_redis.client() as other:
-        other.delete(name_of(a_key(2)))
-
-        for key in (a_key(1), a_key(2), a_key(3)):
-            assert not await records.add_echo(key, EXPIRES_AT, replace(ECHO, text="Another?"))
-
-        assert not other.exists(name_of(a_key(2)))
-    first, third = await records.witnesses([a_key(1), a_key(3)], ENCODER)
-    assert first == witness(a_key(1))
-    assert third is not None
-    assert third.text == ECHO.text
-    assert await told(link, position) == []
-
-
-async def test_entry_takes_the_place_of_an_echo(link: RedisLink, records: VectorRecords) -> None:
-    """A check's answer has come: nothing of the echo is left."""
-    await records.add_echo(a_key(1), EXPIRES_AT, ECHO)
-    await records.keep_group(a_key(1), PARTITION, OTHER_GROUP)
-
-    await store(link, a_key(1))
-
-    assert await records.witnesses([a_key(1)], ENCODER) == [witness(a_key(1))]
-
-
-async def test_full_redis_refuses_groups_and_echoes(
+async def test_full_redis_refuses_groups(
     real_redis: RealRedis, link: RedisLink, records: VectorRecords
 ) -> None:
     """It is the caller who makes something of that."""
@@ -195,9 +178,7 @@ async def test_full_redis_refuses_groups_and_echoes(
         other.config_set("maxmemory", "1")
         try:
             with pytest.raises(StoreRefused, match="OOM"):
-                await records.keep_group(a_key(1), PARTITION, OTHER_GROUP)
-            with pytest.raises(StoreRefused, match="OOM"):
-                await records.add_echo(a_key(2), EXPIRES_AT, ECHO)
+                await records.keep_group(a_key(1), PARTITION, GROUP, OTHER_GROUP)
         finally:
             other.config_set("maxmemory", "0")
 
@@ -224,8 +205,7 @@ Ask = Callable[[VectorRecords], Awaitable[object]]
     [
         (lambda records: records.witnesses([a_key(1)], ENCODER), b"*1\r\n$1\r\na\r\n"),
         (lambda records: records.witnesses([a_key(1)], ENCODER), b"$1\r\na\r\n"),
-        (lambda records: records.keep_group(a_key(1), PARTITION, GROUP), b"_\r\n"),
-        (lambda records: records.add_echo(a_key(1), EXPIRES_AT, ECHO), b"_\r\n"),
+        (lambda records: records.keep_group(a_key(1), PARTITION, GROUP, OTHER_GROUP), b"_\r\n"),
     ],
 )
 async def test_replies_of_the_wrong_kind_are_not_used_and_end_the_connection(

@@ -175,19 +175,14 @@ class FakeSource:
         self.store.check()
         return [self.store.witnesses.get(key) for key in keys]
 
-    async def keep_group(self, key: bytes, partition: bytes, group: bytes) -> None:
-        """Write a group into a record, and tell the log."""
+    async def keep_group(self, witness: Witness, group: bytes) -> None:
+        """Write a group into a record that has the same answer still, and tell the log."""
         self.store.check()
-        if (witness := self.store.witnesses.get(key)) is not None:
-            assert witness.partition == partition
-            self.store.witnesses[key] = replace(witness, group=group)
-            self.store.tell(key)
-
-    async def add_echo(self, echo: Witness) -> None:
-        """Write a record where there is none."""
-        self.store.check()
-        if self.store.witnesses.setdefault(echo.key, echo) is echo:
-            self.store.tell(echo.key)
+        held = self.store.witnesses.get(witness.key)
+        if held is not None and held.words == witness.words:
+            assert held.partition == witness.partition
+            self.store.witnesses[witness.key] = replace(held, group=group)
+            self.store.tell(witness.key)
 
     async def learn(self, route: str, sample: bytes) -> None:
         """Write a sample."""

@@ -689,6 +689,7 @@ class Worker:
             tiers=self.tiers,
             redis=store,
             embeddings=None,
+            has_budgets=False,
             body_bytes=settings.limits.body_bytes,
             json_depth=settings.limits.json_depth,
         )

@@ -32,9 +32,32 @@ def test_prompts_are_for_the_token_or_for_this_machine(
     access: Access, authorization: bytes, code: str | None
 ) -> None:
     """Without a token nobody from elsewhere; with one nobody without it."""
-    refusal = access.refusal(authorization)
+    refusal = access.refusal({b"authorization": authorization})
 
     assert (refusal.code if refusal is not None else None) == code
+
+
+@pytest.mark.parametrize("field", [b"origin", b"x-forwarded-for", b"forwarded", b"via"])
+def test_a_page_or_a_proxy_on_this_machine_is_not_its_operator(field: bytes) -> None:
+    """Without a token; with one the token decides."""
+    refusal = Access(None, is_local=True).refusal({field: b"https://elsewhere.example"})
+
+    assert refusal is not None
+    assert refusal.code == "admin_token_unset"
+    fields = {field: b"x", b"authorization": b"Bearer the-admin-token"}
+    assert Access(TOKEN, is_local=True).refusal(fields) is None
+
+
+def test_a_request_nested_too_deep_is_refused(
+    upstream: RealUpstream, redis_server: RedisServer, start_recollect: StartRecollect
+) -> None:
+    """With the field's name, and not as a defect of ours."""
+    server = start_recollect(upstream.url, redis_server.url, settings())
+    deep = '{"request": {"model": "m", "messages": ' + "[" * 400 + "]" * 400 + "}}"
+
+    refused = server.post("/admin/explain", deep.encode())
+
+    assert (refused.status, refused.json["error"]["param"]) == (400, "request")
 
 
 @pytest.mark.parametrize("path", PATHS)

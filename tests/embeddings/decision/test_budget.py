@@ -1,5 +1,7 @@
 """A route's error budget: what it takes to serve, and what ends it."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -202,6 +204,19 @@ def test_threshold_follows_the_questions_that_are_asked_now() -> None:
     assert thresholds[0] < thresholds[1]
 
 
+def test_threshold_rises_where_more_was_wrong_than_was_expected() -> None:
+    """What was said of the answers that were sure enough was too good."""
+    thresholds = []
+    for said in (0.99, 0.8):
+        budget = Budget(0.2)
+        budget.add_all(mixed())
+        lessons = [sample(number % 5 != 0, probability=said) for number in range(200)]
+        budget.add_all(lessons * 2)
+        thresholds.append(budget.threshold)
+
+    assert thresholds[0] > thresholds[1]
+
+
 def test_many_samples_at_once_come_to_the_same_as_one_by_one() -> None:
     """A host that has just started agrees with those that have seen all."""
     stream = [*traffic(300), *(sample(at=400.0 + n) for n in range(80))]
@@ -257,6 +272,33 @@ def test_young_calibration_accuses_nobody() -> None:
 
     assert not budget.is_serving
     assert not budget.is_retired(GROUP, LONG_AGO)
+
+
+def test_wrong_answers_that_were_said_to_be_wrong_do_not_end_serving() -> None:
+    """However many: that something unlikely was not so says nothing of the world."""
+    budget = learnt()
+    budget.add_all(
+        sample(False, at=LATER, group=OTHER_GROUP, probability=0.05, would_serve=False)
+        for _ in range(2000)
+    )
+
+    assert budget.is_serving
+    assert not budget.is_retired(GROUP, LONG_AGO)
+    assert not budget.is_retired(OTHER_GROUP, LONG_AGO)
+
+
+def test_world_that_has_changed_does_not_change_again_at_once() -> None:
+    """What was said of the old world may be wrong for two hundred samples more."""
+    budget = learnt()
+    wrong = [sample(False, at=LATER, group=b"%016d" % number) for number in range(20)]
+    while not budget.is_retired(GROUP, LATER):
+        budget.add_all(wrong[:1])
+    quiet = [replace(one, at=LATER + 1) for one in wrong]
+    budget.add_all(quiet * 9)
+    assert not budget.is_retired(GROUP, LATER + 1)
+
+    budget.add_all(quiet * 2)
+    assert budget.is_retired(GROUP, LATER + 1)
 
 
 def test_group_that_is_contradicted_again_and_again_is_retired() -> None:

@@ -16,15 +16,13 @@ def among(
     *,
     similar: float = 0.5,
     similarities: Floats | None = None,
-    doubt: list[float] | None = None,
 ) -> Consensus:
     """Return what neighbours say that are all `similar` to each other unless told otherwise."""
     count = len(scores)
     if similarities is None:
         similarities = np.full((count, count), similar)
         np.fill_diagonal(similarities, 1.0)
-    trust = np.array(doubt or [1.0] * count)
-    return consensus(np.array(scores), similarities, groups, trust)
+    return consensus(np.array(scores), similarities, groups)
 
 
 def said(found: Consensus, feature: str) -> float:
@@ -60,16 +58,6 @@ def test_neighbours_that_are_near_to_each_other_are_hardly_more_than_one_witness
     assert among(scores, groups, similarities=alike).group == A
 
 
-def test_echo_is_trusted_less_than_an_answer_from_upstream() -> None:
-    """Of two that are equally near, the doubted one has the smaller share."""
-    certain = among([0.9, 0.9], [A, B], doubt=[1.0, 5.0])
-    doubted = among([0.9, 0.9], [A, B], doubt=[5.0, 1.0])
-
-    assert (certain.group, doubted.group) == (A, B)
-    alone = [said(among([0.9], [A], doubt=[doubt]), "share") for doubt in (1.0, 5.0)]
-    assert alone[0] > alone[1]
-
-
 def test_evidence_grows_with_agreement() -> None:
     """Another neighbour of the group: more share, more lead, less that is unexplained."""
     alone, agreed = among([0.9], [A]), among([0.9, 0.85], [A, A])
@@ -93,33 +81,28 @@ def test_scores_are_told_as_they_are() -> None:
 
 
 @given(
-    st.lists(
-        st.tuples(st.integers(0, 10_000), st.sampled_from([A, B, C]), st.sampled_from([1.0, 5.0])),
-        min_size=1,
-        max_size=64,
-    )
+    st.lists(st.tuples(st.integers(0, 10_000), st.sampled_from([A, B, C])), min_size=1, max_size=64)
 )
 def test_any_neighbours_give_finite_evidence_of_a_group_among_them(
-    drawn: list[tuple[int, bytes, float]],
+    drawn: list[tuple[int, bytes]],
 ) -> None:
     """Repeated ones, opposite ones, one or sixty-four."""
     question = np.random.default_rng(0).standard_normal(8)
     question /= np.linalg.norm(question)
     found = []
-    for seed, group, doubt in drawn:
+    for seed, group in drawn:
         vector = np.random.default_rng(seed).standard_normal(8)
         vector /= np.linalg.norm(vector)
-        found.append((float(vector @ question), vector, group, doubt))
+        found.append((float(vector @ question), vector, group))
     found.sort(key=lambda one: -one[0])
-    vectors = np.stack([vector for _, vector, _, _ in found])
+    vectors = np.stack([vector for _, vector, _ in found])
 
     agreed = consensus(
-        np.array([score for score, _, _, _ in found]),
+        np.array([score for score, _, _ in found]),
         vectors @ vectors.T,
-        [group for _, _, group, _ in found],
-        np.array([doubt for _, _, _, doubt in found]),
+        [group for _, _, group in found],
     )
 
-    assert agreed.group in {group for _, _, group, _ in found}
+    assert agreed.group in {group for _, _, group in found}
     assert agreed.evidence.shape == (len(FEATURES),)
     assert np.isfinite(agreed.evidence).all()

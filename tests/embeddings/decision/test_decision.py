@@ -27,13 +27,12 @@ def stored(
     number: int = 1,
     group: bytes = GROUP,
     stored_at: float = STORED_AT,
-    is_echo: bool = False,
 ) -> Neighbour:
     """Return a stored question; each number has a direction of its own."""
     vector: Vector = np.zeros(_DIMENSION, dtype=np.float32)
     vector[0], vector[number] = score, (1 - score**2) ** 0.5
     key = b"%032d" % number
-    return Neighbour(key, score, text, vector, group, stored_at, is_echo)
+    return Neighbour(key, score, text, vector, group, stored_at)
 
 
 def evidence_of(
@@ -42,7 +41,7 @@ def evidence_of(
     vectors = np.stack([one.vector for one in neighbours]).astype(np.float64)
     scores = np.array([one.score for one in neighbours])
     groups = [one.group for one in neighbours]
-    return consensus(scores, vectors @ vectors.T, groups, np.ones(len(neighbours))).evidence
+    return consensus(scores, vectors @ vectors.T, groups).evidence
 
 
 def taught(*, is_serving: bool = True) -> Budget:
@@ -140,31 +139,6 @@ def test_answer_comes_from_a_question_that_no_guard_speaks_against() -> None:
     assert decision.guard is not None
 
 
-def test_echoes_are_never_served() -> None:
-    """Where they alone speak for an answer there is nothing to serve; else they are left out."""
-    echoes = [replace(one, is_echo=True) for one in NEAR]
-    many = [stored(0.99 - n / 1000, number=n, is_echo=True) for n in range(1, 30)]
-
-    for neighbours in (echoes, many):
-        decision = verdict_of(neighbours)
-        assert decision.verdict is Verdict.UNSURE
-        assert decision.witnesses == ()
-
-    own = stored(0.9, number=40)
-    decision = verdict_of([*many, own])
-    assert decision.verdict is Verdict.SERVE
-    assert decision.witnesses == ((own.key, own.score),)
-
-
-def test_echo_has_a_smaller_voice() -> None:
-    """Of two that are equally near, the answer that came from upstream is spoken for."""
-    echo = stored(0.9, is_echo=True)
-    own = stored(0.9, number=2, group=OTHER_GROUP)
-
-    for neighbours in ([echo, own], [own, echo]):
-        assert verdict_of(neighbours).group == OTHER_GROUP
-
-
 def test_guard_that_is_told_is_the_nearests() -> None:
     """Of several that speak against an answer."""
     asked = "How do I pay 5 euros by card?"
@@ -222,9 +196,3 @@ def test_what_is_retired_has_no_voice() -> None:
 
     assert decide(ASKED, NEAR, budget).verdict is Verdict.NOTHING
     assert decide(ASKED, [*NEAR, new], budget).group == OTHER_GROUP
-
-
-def test_decision_is_sure_from_ninety_nine_percent_on() -> None:
-    """Then a hit's question gets a voice as well."""
-    assert Decision(Verdict.SERVE, 0.99).is_sure
-    assert not Decision(Verdict.SERVE, 0.98).is_sure

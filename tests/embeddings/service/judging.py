@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import replace
 from hashlib import blake2b
 from typing import Final
 
@@ -78,7 +77,7 @@ class Host:
 
     def asked(
         self, name: object, about: int = 0, *, check_share: float = 0.25
-    ) -> tuple[LookUp, Budgeted, Vector, list[Match]]:
+    ) -> tuple[LookUp, Budgeted, list[Match]]:
         """Return what a look-up passes to the judge."""
         vector = self.vector(about, name)
         budgeted = Budgeted(key_of(name), ROUTE, self.max_error, check_share)
@@ -87,13 +86,14 @@ class Host:
             for one in self.store.witnesses.values()
         ]
         matches.sort(key=lambda match: (-match.score, match.key))
-        return LookUp(PARTITION, ABOUT[about], 64, budgeted), budgeted, vector, matches[:64]
+        return LookUp(PARTITION, ABOUT[about], 64, budgeted), budgeted, matches[:64]
 
     async def ask(
         self, name: object, about: int = 0, *, check_share: float = 0.25
     ) -> tuple[Decision, bool]:
         """Ask a question about something; return what is decided, and whether it is a check."""
-        decided = await self.judge.judge(*self.asked(name, about, check_share=check_share))
+        look_up, budgeted, matches = self.asked(name, about, check_share=check_share)
+        decided = await self.judge.judge(budgeted, look_up.text, matches)
         await settle()
         return decided
 
@@ -110,7 +110,6 @@ class Host:
             words=group_of(said),
             stored_at=self.now,
             answer=said,
-            is_echo=False,
         )
 
     async def answer(self, name: object, about: int = 0, answer: str | None = None) -> None:
@@ -144,11 +143,6 @@ class Host:
     def samples(self) -> list[Sample]:
         """What was learned, by whomever."""
         return [Sample.from_bytes(raw) for name, _, raw in self.store.samples if name]
-
-
-def as_echo(record: Witness) -> Witness:
-    """Return a record as one that a hit has left."""
-    return replace(record, answer="", is_echo=True)
 
 
 async def settle() -> None:

@@ -1,7 +1,6 @@
 """An answer that has come, against those of its neighbours: whose group it is of."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -63,7 +62,6 @@ class Rig:
             words=group_of(answer),
             stored_at=1.0,
             answer=answer,
-            is_echo=False,
         )
         self.store.witnesses[witness.key] = witness
         return witness
@@ -121,14 +119,17 @@ async def test_groups_that_an_answer_fits_as_surely_are_merged(rig: Rig) -> None
     assert rig.group("other") == group_of(LIBRARY)
 
 
-async def test_echoes_have_no_answer_to_compare_with(rig: Rig) -> None:
-    """They are another's."""
-    near = replace(rig.store_answer("near", FEES), is_echo=True, answer="")
-    new = rig.store_answer("new", FEES)
+async def test_neighbour_that_has_another_answer_by_now_is_left_alone(rig: Rig) -> None:
+    """What it had is what was compared; the group is not that of its new answer."""
+    near, again = rig.store_answer("near", FEES), rig.store_answer("again", AGAIN)
+    new = rig.store_answer("new", REWORDED)
+    rig.store_answer("again", LIBRARY)
 
-    assert await rig.comparison.groups(new, [near], {group_of(FEES)}, 0.99) == {group_of(FEES)}
-    assert rig.store.log == []
-    assert FEES not in rig.encoded[1:]
+    found = await rig.comparison.groups(new, [near, near, again], set(), 0.0)
+
+    assert found == {group_of(FEES), group_of(AGAIN)}
+    assert rig.group("new") == rig.group("near") == group_of(FEES)
+    assert rig.group("again") == group_of(LIBRARY)
 
 
 async def test_answer_without_a_text_is_compared_by_its_words_alone(rig: Rig) -> None:

@@ -437,13 +437,12 @@ async def test_explanation_needs_a_budget_and_feedback_is_taken_up(rig: Rig) -> 
     told = await rig.engine.explain(LookUp(PARTITION, "how do I pay?", 64, BUDGETED))
     assert (told["verdict"], len(told["neighbours"])) == ("unsure", 1)
     assert await rig.engine.told(Feedback(BUDGETED.key, key, False))
-    assert rig.store.forbidden == {BUDGETED.key + b"g" * 16}
+    assert rig.store.forbidden == {BUDGETED.key + b"g" * 16, BUDGETED.key + b"w" * 16}
 
 
 def witness_of(rig: Rig, key: bytes) -> Witness:
     """Return the whole record of what was put."""
     text = rig.store.records[key].text
     vector = rig.encoder.vector(text).tobytes()
-    return Witness(
-        key, PARTITION, FAR_FUTURE, text, vector, b"g" * 16, b"w" * 16, 1.0, "By card.", False
-    )
+    group, words = b"g" * 16, b"w" * 16
+    return Witness(key, PARTITION, FAR_FUTURE, text, vector, group, words, 1.0, "By card.")

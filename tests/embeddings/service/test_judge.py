@@ -8,7 +8,7 @@ import pytest
 from embeddings.service.source import SourceUnavailable
 from embeddings.verdict import Verdict
 from tests.embeddings.fakes import FakeStore, key_of
-from tests.embeddings.service.judging import ABOUT, ROUTE, Host, as_echo, group_of, settle, until
+from tests.embeddings.service.judging import ABOUT, ROUTE, Host, group_of, settle, until
 
 RIGHT = "All about number 0."
 
@@ -138,36 +138,6 @@ async def test_hits_that_turn_out_wrong_end_serving(host: Host) -> None:
     assert host.judge.states()[ROUTE]["alarms"] == 1
 
 
-async def test_hit_that_is_all_but_certain_leaves_an_echo(host: Host) -> None:
-    """Its question gets a voice, as old as what it echoes and for no longer; a checked one's
-    does not, as its own answer comes."""
-    await host.teach(rounds=60)
-    host.chance = 0.5
-    decision, _ = await host.ask("sure")
-    assert decision.is_sure
-    echo = host.store.witnesses[key_of("sure")]
-    of = host.store.witnesses[decision.witnesses[0][0]]
-
-    assert echo.is_echo
-    assert (echo.group, echo.stored_at, echo.expires_at) == (of.group, of.stored_at, of.expires_at)
-    assert (echo.text, echo.answer) == (ABOUT[0], "")
-    host.chance = 0.0
-    assert (await host.ask("checked"))[0].is_sure
-    assert key_of("checked") not in host.store.witnesses
-
-
-async def test_echo_teaches_nothing(host: Host) -> None:
-    """It is what this host said itself, and no upstream's answer; that may still come."""
-    await host.answer("first")
-    await host.ask("second")
-    await host.store_record(as_echo(host.record("second")))
-    assert host.samples == []
-
-    await host.answer("second", answer=RIGHT)
-
-    assert [sample.is_right for sample in host.samples] == [True]
-
-
 async def test_source_that_is_away_means_nothing_and_teaches_nothing(host: Host) -> None:
     """With some voices missing the others might say something else."""
     await host.answer("first")
@@ -288,6 +258,35 @@ async def test_feedback_on_what_is_not_remembered_forbids_by_what_was_served(hos
     assert (await host.ask("asked elsewhere"))[0].verdict is Verdict.FORBIDDEN
 
 
+async def test_forbidden_answer_stays_forbidden_under_its_groups_new_name(host: Host) -> None:
+    """Groups are merged, and the pair was written down before."""
+    await host.teach()
+    await host.ask("hurt")
+    served = host.store.witnesses[key_of("lesson 0 about 0")]
+    assert await host.judge.told(key_of("hurt"), served.key, False)
+
+    for record in list(host.store.witnesses.values()):
+        if record.group == served.group:
+            await host.store_record(replace(record, group=b"n" * 16))
+
+    decision, _ = await host.ask("hurt")
+    assert (decision.verdict, decision.group) == (Verdict.FORBIDDEN, b"n" * 16)
+    assert (await host.ask("another"))[0].verdict is Verdict.SERVE
+
+
+async def test_bad_feedback_forbids_what_the_answers_group_is_called_as_well(host: Host) -> None:
+    """The same answer in other words, of the same group, is as bad."""
+    await host.teach()
+    served = replace(host.record("reworded", answer="Of number 0, all."), group=group_of(RIGHT))
+    await host.store_record(served)
+
+    assert await host.judge.told(key_of("asked elsewhere"), served.key, False)
+
+    pairs = {key_of("asked elsewhere") + group for group in (served.group, served.words)}
+    assert host.store.forbidden == pairs
+    assert (await host.ask("asked elsewhere"))[0].verdict is Verdict.FORBIDDEN
+
+
 @pytest.mark.parametrize("served", [None, "asked elsewhere", "not stored"])
 async def test_feedback_on_nothing_known_is_of_no_use(host: Host, served: str | None) -> None:
     """Nothing was remembered, and what was served is not known, its own, or gone."""
@@ -330,7 +329,7 @@ async def test_explaining_tells_all_and_remembers_nothing(host: Host) -> None:
     """What would be decided, from whom, and how the route stands; no answer teaches of it."""
     await host.teach()
     learned = len(host.samples)
-    look_up, budgeted, _, matches = host.asked("explained")
+    look_up, budgeted, matches = host.asked("explained")
 
     told = await host.judge.explain(budgeted, look_up.text, matches)
     await host.answer("explained")
@@ -360,10 +359,10 @@ async def test_neighbours_with_vectors_of_two_sizes_say_nothing(host: Host) -> N
     """One of them is no vector of this encoder."""
     await host.answer("first")
     await host.store_record(replace(host.record("odd"), vector=b"\0\0\x80\x3f" * 16))
-    look_up, budgeted, vector, matches = host.asked("third")
+    look_up, budgeted, matches = host.asked("third")
     host.store.witnesses[key_of("odd")] = replace(host.record("odd"), vector=b"\0\0\x80\x3f" * 8)
 
-    decision, _ = await host.judge.judge(look_up, budgeted, vector, matches)
+    decision, _ = await host.judge.judge(budgeted, look_up.text, matches)
 
     assert decision.verdict is Verdict.NOTHING
 

@@ -166,8 +166,7 @@ async def test_redis_that_is_away_is_told_in_the_engines_own_words(own_redis: Re
         lambda: source.forget_gone([KEY]),
         lambda: source.scan(0),
         lambda: source.witnesses([KEY]),
-        lambda: source.keep_group(KEY, PARTITION, GROUP),
-        lambda: source.add_echo(WITNESS),
+        lambda: source.keep_group(WITNESS, OTHER_GROUP),
         lambda: source.learn("r", b"sample"),
         lambda: source.forbid(b"pair"),
         source.forbidden,
@@ -200,7 +199,7 @@ async def test_vector_that_redis_refuses_to_keep_is_let_go(
 
 
 GROUP, OTHER_GROUP = b"g" * 16, b"o" * 16
-WITNESS = Witness(KEY, PARTITION, 0.0, "How?", VECTOR, GROUP, GROUP, 5.0, "So.", False)
+WITNESS = Witness(KEY, PARTITION, 0.0, "How?", VECTOR, GROUP, GROUP, 5.0, "So.")
 
 
 async def answered(rig: Rig, key: bytes) -> None:
@@ -220,7 +219,7 @@ async def test_witness_is_read_and_can_join_a_group(link: RedisLink) -> None:
     assert gone is None
     position = await rig.source.mark()
 
-    await rig.source.keep_group(KEY, PARTITION, OTHER_GROUP)
+    await rig.source.keep_group(witness, OTHER_GROUP)
 
     [again] = await rig.source.witnesses([KEY])
     assert again == replace(witness, group=OTHER_GROUP)
@@ -229,20 +228,20 @@ async def test_witness_is_read_and_can_join_a_group(link: RedisLink) -> None:
     assert changes.keys == [KEY]
 
 
-async def test_echo_is_read_as_one_and_gives_way_to_an_answer(link: RedisLink) -> None:
-    """It has no answer of its own."""
+async def test_witness_with_another_answer_by_now_joins_no_group(link: RedisLink) -> None:
+    """What was compared is gone; nobody is told of anything."""
     rig = Rig(link)
-    expires_at = float(int(time.time()) + 60)
-    echo = replace(WITNESS, expires_at=expires_at, answer="", is_echo=True)
-
-    await rig.source.add_echo(echo)
-    assert await rig.source.witnesses([KEY]) == [echo]
-
     await answered(rig, KEY)
-    await rig.source.add_echo(echo)
     [witness] = await rig.source.witnesses([KEY])
     assert witness is not None
-    assert not witness.is_echo
+    position = await rig.source.mark()
+
+    await rig.source.keep_group(replace(witness, words=OTHER_GROUP), OTHER_GROUP)
+
+    assert await rig.source.witnesses([KEY]) == [witness]
+    changes = await rig.source.changes(position, 10)
+    assert changes is not None
+    assert changes.keys == []
 
 
 async def test_samples_are_read_by_their_encoder_alone(link: RedisLink) -> None:

@@ -273,10 +273,13 @@ def test_answer_that_is_no_document_has_not_said_a_text() -> None:
     assert said_by(answer(endpoint=Endpoint.EMBEDDINGS)) is None
 
 
+PARTITION = b"p" * 32
+
+
 def test_answers_that_differ_in_blanks_only_are_one_group() -> None:
     """Their words are kept as they are; others are another group."""
     one, blank, other = (
-        answer_of(chat_answer({"role": "assistant", "content": text}))
+        answer_of(chat_answer({"role": "assistant", "content": text}), PARTITION)
         for text in ("Two million.", " Two\n million. ", "Three million.")
     )
 
@@ -284,7 +287,27 @@ def test_answers_that_differ_in_blanks_only_are_one_group() -> None:
     assert len(one.group) == 16
     assert (one.text, other.text) == ("Two million.", "Three million.")
     assert one.stored_at == answer().stored_at
-    assert not one.is_echo
+
+
+def test_equal_answers_of_two_partitions_are_two_groups() -> None:
+    """A group is a hash of words: nobody may tell by it what another tenant was answered."""
+    said = chat_answer({"role": "assistant", "content": "Yes."})
+
+    assert answer_of(said, PARTITION).group != answer_of(said, b"q" * 32).group
+
+
+def test_how_an_answer_was_thought_out_does_not_count() -> None:
+    """It is another each time."""
+    one, other = (
+        answer_of(
+            chat_answer({"role": "assistant", "content": "Yes.", "reasoning_content": thought}),
+            PARTITION,
+        )
+        for thought in ("Let me see.", "Hmm.")
+    )
+
+    assert one.group == other.group
+    assert one.text == "Yes."
 
 
 def document_of(message: object, number: int) -> Recording:
@@ -303,7 +326,7 @@ def test_answer_that_is_more_than_a_text_is_compared_as_a_whole() -> None:
     message = {"role": "assistant", "content": None, "tool_calls": [call]}
     renamed = {**message, "tool_calls": [{**call, "function": {"name": "g", "arguments": "{}"}}]}
     one, again, other = (
-        answer_of(answer(recording=document_of(said, number)))
+        answer_of(answer(recording=document_of(said, number)), PARTITION)
         for number, said in enumerate((message, message, renamed))
     )
 
