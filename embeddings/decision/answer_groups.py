@@ -27,7 +27,7 @@ from embeddings.guards.traits import Traits, traits
 
 JOINS_FROM: Final = 0.0
 """Log odds from which an answer joins a group."""
-MERGES_FROM: Final = 2.5
+MERGES_FROM: Final = 1.0
 """Log odds from which two groups that an answer fits are one. Higher: an error here spreads."""
 MOST_PRIOR: Final = 2.5
 """Log odds that the questions' nearness may add, at the most."""
@@ -44,6 +44,8 @@ _COVERED: Final = 1.7
 _SAME_FRAME: Final = 0.45
 """Answers that share so many of their pairs of neighbouring words are one template. Of 2,270 pairs
 worded anew 99 in a hundred share less than 0.42 (benchmarks/wordings)."""
+_FEWEST_WORDS: Final = 6
+"""An answer of fewer is nothing but its figures and names: any other word is another answer."""
 _MOST_WORDS: Final = 400
 _IDLE_ANSWERS: Final = 10
 _IDLE_SHARE: Final = 0.15
@@ -53,7 +55,7 @@ _NEVER_IDLE: Final = frozenset(
     | {"不", "没", "無", "无", "非", "是", "否"}
 )
 _TELLING: Final = frozenset(
-    {Guard.ANTONYM, Guard.ORDER, Guard.SLOT, Guard.COMPARISON, Guard.NAMES, Guard.LANGUAGE}
+    {Guard.ANTONYM, Guard.ORDER, Guard.SLOT, Guard.COMPARISON, Guard.NAMES}
     | {Guard.CURRENCIES, Guard.UNITS}
 )
 """Guards that speak against two answers in other words. Figures are weighed; a negation more or
@@ -135,11 +137,12 @@ def log_odds(answer: Worded, group: Sequence[Worded], vocabulary: Vocabulary) ->
         group: Some answers of the group, at least one.
         vocabulary: What the weights of words come from.
     """
-    framed = [other for other in group if _share_of_pairs(answer, other) >= _SAME_FRAME]
+    framed = [other for other in group if _is_same_frame(answer, other)]
     if framed:
         is_same = all(_say_the_same(answer, other, vocabulary) for other in framed)
         return _CERTAIN if is_same else -math.inf
-    if any(_contradict(answer, other) for other in group):
+    # A guard that is wrong about one wording is seldom wrong about most.
+    if 2 * sum(_contradict(answer, other) for other in group) >= len(group):
         return -math.inf
     cosines = [float(answer.vector @ other.vector) for other in group]
     own = vocabulary.weight(answer.stems) + _TINY
@@ -170,11 +173,11 @@ def _figures_agree(one: frozenset[str], other: frozenset[str]) -> int:
     return 0 if one <= other or other <= one else -1
 
 
-def _share_of_pairs(one: Worded, other: Worded) -> float:
+def _is_same_frame(one: Worded, other: Worded) -> bool:
+    if min(len(one.words), len(other.words)) < _FEWEST_WORDS:
+        return True
     both = one.pairs.total() + other.pairs.total()
-    if not both:
-        return 1.0 if one.words == other.words else 0.0
-    return 2 * (one.pairs & other.pairs).total() / both
+    return 2 * (one.pairs & other.pairs).total() >= _SAME_FRAME * both
 
 
 def _say_the_same(one: Worded, other: Worded, vocabulary: Vocabulary) -> bool:

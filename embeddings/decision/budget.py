@@ -41,7 +41,7 @@ _FEWEST_SAMPLES: Final = 60
 _GROWTH_SHARE: Final = 0.1
 """The calibration is fitted anew when the samples have grown by this share."""
 
-_MARGIN: Final = 1.0
+_MARGIN: Final = 0.9
 """What part of the budget is planned for; the rest is for the calibration's own error."""
 _PRIOR_WRONG: Final = 10.0
 """So many wrong answers, where as many were expected, are taken to have been seen already."""

@@ -265,6 +265,18 @@ def test_few_odd_answers_are_no_changed_world() -> None:
     assert not budget.is_retired(GROUP, LONG_AGO)
 
 
+def test_four_odd_answers_in_a_row_are_no_changed_world() -> None:
+    """It takes odds of 100,000: one model behind the upstream may have a bad minute."""
+    budget = learnt()
+    odd = [sample(False, at=LATER, group=b"%016d" % number) for number in range(5)]
+
+    budget.add_all(odd[:4])
+    assert not budget.is_retired(GROUP, LONG_AGO)
+
+    budget.add(odd[4])
+    assert budget.is_retired(GROUP, LONG_AGO)
+
+
 def test_young_calibration_accuses_nobody() -> None:
     """Before the two hundredth sample wrong answers end serving, and silence nothing."""
     budget = serving()

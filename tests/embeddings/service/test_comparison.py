@@ -14,7 +14,7 @@ from tests.embeddings.service.judging import group_of
 
 FEES = "The fee for a late cancellation is 5 euros."
 REWORDED = "You would pay 5 euros as a cancellation fee when it is late."
-AGAIN = "Late cancellation? Then 5 euros are due as a fee."
+AGAIN = "Whoever cancels late owes us a fee of 5 euros."
 LIBRARY = "Our library opens at nine on Mondays."
 LIBRARY_TOO = "On Mondays we open the library when it strikes nine."
 _DIMENSION = 128
@@ -182,6 +182,18 @@ async def test_what_the_questions_say_beforehand_counts_for_what_they_spoke_for_
     found = await rig.comparison.groups(new, [near], {group_of(FEES)}, 0.99)
 
     assert found == {new.group}
+
+
+async def test_what_the_questions_say_beforehand_merges_no_groups(rig: Rig) -> None:
+    """It may say where one answer belongs, not that two groups are one."""
+    same, near = rig.store_answer("same", LIBRARY_TOO), rig.store_answer("near", LIBRARY)
+    new = rig.store_answer("new", LIBRARY_TOO)
+    rig.nearness = 0.2
+
+    found = await rig.comparison.groups(new, [same, near], {near.group}, 0.99)
+
+    assert found == {new.group}
+    assert rig.store.log == []
 
 
 @pytest.mark.parametrize("error", [Busy("closed"), SourceUnavailable("down")])
