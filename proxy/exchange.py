@@ -5,6 +5,7 @@ The fields are the standards' own: `Cache-Status` (RFC 9211), `Age` (RFC 9111 §
 """
 
 import asyncio
+import hmac
 import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, MutableMapping
@@ -243,6 +244,13 @@ def request_id(named: Mapping[bytes, bytes]) -> bytes:
 
 _date_second = 0
 _date_text = b""
+
+
+def shows_token(named: Mapping[bytes, bytes], token: str) -> bool:
+    """Return whether a request's header fields show `token` as a bearer token (RFC 6750 §2.1)."""
+    scheme, _, given = named.get(b"authorization", b"").partition(b" ")
+    is_right = hmac.compare_digest(given.strip(), token.encode())
+    return scheme.lower() == b"bearer" and is_right
 
 
 def http_date() -> bytes:

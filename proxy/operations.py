@@ -1,12 +1,11 @@
 """Health, readiness and metrics: what operators and their machines ask of a worker."""
 
-import hmac
 from collections.abc import Callable
 
 import orjson
 
 from proxy.errors import ErrorAnswer
-from proxy.exchange import Exchange, http_date
+from proxy.exchange import Exchange, http_date, shows_token
 from proxy.metrics import CONTENT_TYPE, Metrics, Outcome, exposition
 
 PATHS = frozenset({b"/healthz", b"/readyz", b"/metrics"})
@@ -68,11 +67,7 @@ class Operations:
         )
 
     def _may_read(self, exchange: Exchange) -> bool:
-        if self._token is None:
-            return True
-        scheme, _, given = exchange.named.get(b"authorization", b"").partition(b" ")
-        is_right = hmac.compare_digest(given.strip(), self._token.encode())
-        return scheme.lower() == b"bearer" and is_right
+        return self._token is None or shows_token(exchange.named, self._token)
 
     @staticmethod
     async def _send(exchange: Exchange, content_type: bytes, content: bytes) -> None:

@@ -8,7 +8,6 @@ Prompts are shown here. So these paths ask for the admin token; without one they
 where the listener can be reached from this machine alone.
 """
 
-import hmac
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -22,7 +21,7 @@ from embeddings.guards.conflict import conflict
 from embeddings.guards.traits import traits
 from embeddings.wire import KEY_BYTES, Feedback, LookUp
 from proxy.errors import ErrorAnswer
-from proxy.exchange import BodyTooLarge, Exchange, http_date
+from proxy.exchange import BodyTooLarge, Exchange, http_date, shows_token
 from proxy.lookup.ask import Ask, Reader
 from proxy.lookup.keys import Unkeyable, exact_key
 from proxy.lookup.meaning import ExactOnly, Question
@@ -68,10 +67,7 @@ class Access:
                 return None
             message = "Without admin.token this is answered to this machine only."
             return ErrorAnswer(403, message, "admin_token_unset")
-        authorization = fields.get(b"authorization", b"")
-        scheme, _, given = authorization.partition(b" ")
-        is_right = hmac.compare_digest(given.strip(), self.token.encode())
-        if scheme.lower() == b"bearer" and is_right:
+        if shows_token(fields, self.token):
             return None
         field = ((b"www-authenticate", b"Bearer"),)
         message = "The admin token is needed here."

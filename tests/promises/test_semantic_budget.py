@@ -206,6 +206,28 @@ def test_a_question_is_explained(
     assert explained(server, "And then?")["exact_only"] == "short"
 
 
+def test_a_threshold_is_explained_too(
+    model_answers: FakeUpstream, redis_server: RedisServer, start_recollect: StartRecollect
+) -> None:
+    """Without a budget: the nearest, what they ask, which guard speaks, and what is served."""
+    own = settings_of(redis={"namespace": "explains-thresholds"})
+    server = wait_listening(start_recollect(model_answers.url, redis_server.url, own))
+    server.chat("How do I reset my password for the online bank?")
+    near = "How can I reset my password for the online bank?"
+    assert wait_until(lambda: bool(explained(server, near)["decision"]["neighbours"]), LEARNT_S)
+
+    meant = explained(server, near)["decision"]
+    vetoed = explained(server, "How don't I reset my password for the online bank?")["decision"]
+
+    assert meant["verdict"] == "serve"
+    assert meant["min_score"] == 0.95
+    assert meant["neighbours"][0]["text"].startswith("How do I reset")
+    assert meant["neighbours"][0]["guard"] is None
+    assert vetoed["verdict"] == "unsure"
+    told = server.post("/admin/feedback", {"key": "ab" * 32, "verdict": "bad"}).json
+    assert not told["forbidden"]
+
+
 @pytest.mark.parametrize(
     ("body", "param"),
     [

@@ -23,7 +23,7 @@ from sentence_transformers.sentence_transformer.modules import Pooling
 from cachestore.entry import StoredResponse
 from cachestore.redis_link import RedisLink
 from cachestore.redis_store import RedisStore
-from cachestore.vector_record import META_FIELD, TEXT_FIELD, Meaning
+from cachestore.vector_record import ANSWER_FIELD, META_FIELD, TEXT_FIELD, Meaning
 from tests.embeddings.encoding import tiny_models
 from tests.support.fake_upstream import FakeUpstream
 from tests.support.http_client import exchange, post_bytes
@@ -463,7 +463,8 @@ def encoder_of(redis: RedisServer, namespace: str) -> tuple[str, int]:
     with Redis.from_url(redis.url) as client:
         [record, *_] = client.scan_iter(f"{namespace}:v:*")
         fields = client.hgetall(record)
-    [(name, vector)] = [(n, v) for n, v in fields.items() if n not in (META_FIELD, TEXT_FIELD)]
+    known = (META_FIELD, TEXT_FIELD, ANSWER_FIELD)
+    [(name, vector)] = [(n, v) for n, v in fields.items() if n not in known]
     return name.decode(), (len(vector) - 16) // 4
 
 
