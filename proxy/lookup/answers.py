@@ -171,8 +171,9 @@ def answer_of(answer: StoredAnswer, partition: bytes) -> Answer:
         answer: What was answered.
         partition: The question's: answers of two partitions are of no common group.
     """
-    template, _ = answer.template(Form.JSON, False)
-    whole = fresh(template or answer.recording.body, b"", b"0")
+    # Not by `template()`, which remembers: who streams may never ask for a document.
+    document = render(answer.recording, answer.endpoint, Form.JSON, False)
+    whole = fresh(document or answer.recording.body, b"", b"0")
     text = _text_of(answer.endpoint, whole)
     compared = whole if text is None else " ".join(text.split()).encode("utf-8", "replace")
     group = blake2b(partition + compared, digest_size=GROUP_BYTES).digest()

@@ -289,6 +289,17 @@ def test_answers_that_differ_in_blanks_only_are_one_group() -> None:
     assert one.stored_at == answer().stored_at
 
 
+def test_comparing_an_answer_leaves_nothing_in_memory() -> None:
+    """A stream's document may never be asked for."""
+    said = chat_answer({"role": "assistant", "content": "Yes."})
+    held_bytes = said.size_bytes
+
+    answer_of(said, PARTITION)
+
+    assert said.size_bytes == held_bytes
+    assert not said.templates
+
+
 def test_equal_answers_of_two_partitions_are_two_groups() -> None:
     """A group is a hash of words: nobody may tell by it what another tenant was answered."""
     said = chat_answer({"role": "assistant", "content": "Yes."})
