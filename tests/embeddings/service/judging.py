@@ -55,6 +55,7 @@ class Host:
         self.chance = chance
         self.max_error = max_error
         self.now = 1000.0
+        self.poison = ""
         self.judge = Judge(
             self.source,
             self._encode,
@@ -65,6 +66,8 @@ class Host:
 
     async def _encode(self, texts: object) -> list[Vector]:
         assert isinstance(texts, list)
+        if self.poison and any(self.poison in text for text in texts):
+            raise ValueError("a defect at some text")
         return [self.encoder.vector(text) for text in texts]
 
     def vector(self, about: int, name: object) -> Vector:

@@ -5,9 +5,11 @@ from dataclasses import replace
 
 import pytest
 
-from embeddings.service.source import SourceUnavailable
+from embeddings.service.ledger import Ledger
+from embeddings.service.source import Learned, SourceUnavailable
 from embeddings.verdict import Verdict
-from tests.embeddings.fakes import FakeStore, key_of
+from embeddings.wire import Budgeted
+from tests.embeddings.fakes import FakeSource, FakeStore, key_of
 from tests.embeddings.service.judging import ABOUT, ROUTE, Host, group_of, settle, until
 
 RIGHT = "All about number 0."
@@ -374,3 +376,48 @@ async def test_other_max_error_is_judged_by_the_same_samples(host: Host) -> None
 
     assert (await host.ask("with another budget"))[0].verdict is Verdict.SERVE
     assert host.judge.states()[ROUTE]["max_error"] == 0.3
+
+
+async def test_answer_that_no_encoder_can_take_costs_its_label_and_no_more(
+    host: Host, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The defect is told of; what comes after is learned."""
+    host.poison = "poison"
+    await host.answer("first")
+    await host.ask("second")
+    await host.ask("third")
+
+    await host.answer("second", answer="This one is poison to the encoder, and long enough.")
+    await host.answer("third")
+
+    assert "not learned from by a defect" in caplog.text
+    assert "poison" not in "".join(record.getMessage() for record in caplog.records)
+    assert [sample.is_right for sample in host.samples] == [True]
+
+
+async def test_defect_in_reading_what_was_learned_does_not_end_the_reading(
+    store: FakeStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Else a route would serve on, and never see that it is wrong."""
+
+    class Defective(FakeSource):
+        is_defective = True
+
+        async def learned(self, after: str, most: int) -> Learned:
+            if self.is_defective:
+                self.is_defective = False
+                raise RuntimeError("a defect")
+            return await super().learned(after, most)
+
+    host = Host(store)
+    ledger = Ledger(Defective(store, host.encoder.fingerprint), host.observer)
+    await host.answer("first")
+    await host.ask("second")
+    await host.answer("second")
+    ledger.start()
+    ledger.budget(Budgeted(key_of("any"), ROUTE, 0.1, 0.25))
+
+    await until(lambda: ledger.states()[ROUTE]["samples"] == len(host.samples) == 1)
+    await ledger.stop()
+
+    assert "was not read by a defect" in caplog.text
